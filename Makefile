@@ -1,0 +1,77 @@
+# `make help` lists the targets. Everything is installed into $(VENV), once.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PACKAGES := pyproject.toml applications/distillation/pyproject.toml constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format types docs wheels clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.packages ## distil the digits into ten images, with a table and pictures in runs/digits
+	$(BIN)/bilevel-distill run --dataset digits --ipc 1 --method rcig --out runs/digits
+
+test: $(VENV)/.test ## run all tests (ARGS="-k ridge" for some of them)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.lint ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.lint ## mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.types ## check types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist applications/distillation
+
+clean: ## remove the environment and all that was built; runs/ stays
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache
+	find bilevel applications examples benchmarks tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "bilevel needs Python 3.11 or later; name one with: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.packages: $(VENV)/.python $(PACKAGES)
+	@echo "Installing bilevel and bilevel-distillation into $(VENV): a minute or two, once."
+	$(PIP) -e . -e applications/distillation
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python $(PACKAGES)
+	@echo "Installing bilevel, bilevel-distillation and the test tools into $(VENV): a minute or two, once."
+	$(PIP) -e '.[test]' -e applications/distillation
+	@touch $@ $(VENV)/.packages
+
+$(VENV)/.lint: $(VENV)/.python constraints.txt
+	$(PIP) ruff
+	@touch $@
+
+$(VENV)/.types: $(VENV)/.packages
+	$(PIP) 'pyright[nodejs]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.packages
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.build: $(VENV)/.python constraints.txt
+	$(PIP) build
+	@touch $@

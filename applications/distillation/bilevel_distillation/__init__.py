@@ -1,0 +1,30 @@
+"""Dataset distillation on top of `bilevel`: RCIG and the methods that it is built from."""
+
+from . import data as data
+from . import networks as networks
+from ._config import EvaluateConfig as EvaluateConfig
+from ._config import EvaluationConfig as EvaluationConfig
+from ._config import RunConfig as RunConfig
+from ._config import resolve as resolve
+from ._coreset import Coreset as Coreset
+from ._distillation import Distillation as Distillation
+from ._distillation import Held as Held
+from ._distillation import hold as hold
+from ._distillation import judge as judge
+from ._distillation import judge_random_subsets as judge_random_subsets
+from ._distilled import DistilledSet as DistilledSet
+from ._export import export as export
+from ._export import load_hf as load_hf
+from ._methods import CIG as CIG
+from ._methods import METHODS as METHODS
+from ._methods import RCIG as RCIG
+from ._methods import RIG as RIG
+from ._methods import VIG as VIG
+from ._methods import AbstractMethod as AbstractMethod
+from ._methods import FRePo as FRePo
+from ._methods import make_method as make_method
+from ._pictures import draw_images as draw_images
+from ._pictures import draw_learning_curve as draw_learning_curve
+from ._reevaluate import reevaluate as reevaluate
+from ._run import Interrupted as Interrupted
+from ._run import run as run

@@ -1,0 +1,237 @@
+"""The settings of a run, typed: the command line is made from them, a run's folder holds them."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cattrs
+import tyro
+from cattrs.errors import ClassValidationError
+
+MethodName = Literal["vig", "cig", "rig", "rcig", "frepo"]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a distilled set is judged: networks trained from scratch on it, tested on held-out
+    images.
+
+    Attributes:
+        networks: how many networks; mean and deviation are over them.
+        steps: training steps; None: 1000 for up to 10 images, else 2000.
+        learning_rate: Adam's highest rate, reached by a linear warm-up, then cosine to 1 %.
+        warmup: steps of warm-up; at most half of all steps are.
+        batch_size: the whole set up to this many images, else random batches of this size.
+    """
+
+    networks: int = 5
+    steps: int | None = None
+    learning_rate: float = 1e-4
+    warmup: int = 500
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to distil, and how. Settings that are None come from the data set's preset.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
+            hub name or a local folder.
+        ipc: distilled images per class.
+        method: vig, cig, rig, rcig or frepo.
+        out: the run's folder; a run that is there goes on.
+        seed: of everything random.
+        iterations: meta-iterations.
+        batch_size: real images in each of them.
+        width: channels of the first convolution.
+        depth: convolutions, each halving the image.
+        padding: pixels added around the image in the first convolution (28 becomes 32 by 2).
+        ridge_rate: ridge penalty divided by the number of distilled images.
+        zca: whiten colour images.
+        flip: double the distilled set by its mirror images.
+        smooth: softplus(60 x)/60 instead of ReLU while distilling.
+        solve: exact (conjugate gradients) or adam (the paper's way, rates tuned at the start).
+        rtol: relative residual at which conjugate gradients stop.
+        max_cg_steps: and their greatest number.
+        adam_steps: Adam's steps, in the inner problem and in the adjoint.
+        clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
+        coreset_rate: AdaBelief's rate for images and labels.
+        temperature_rate: and for the logarithm of the temperature.
+        average_decay: of the moving average that is evaluated and released.
+        pool_size: networks in the pool.
+        pool_rate: Adam's rate in their training.
+        pool_steps: training steps a network gets after its use: a random number from 1 to this.
+        most_pool_steps: the age at which a network is replaced by a fresh one.
+        microbatch: the batch is run through the network in parts of this size; None: 32 on a CPU
+            (which is faster there), the whole batch elsewhere.
+        curve_points: how often, evenly spaced, one network is trained for the learning curve.
+        checkpoint_seconds: time between checkpoints.
+        image_column: the data set's column of images, if it cannot be told.
+        label_column: its column of labels.
+        train_split: its split to distil.
+        test_split: its split to evaluate on.
+        resolution: resize and crop images to this many pixels.
+        evaluation: how the result is judged.
+    """
+
+    dataset: str = "digits"
+    ipc: int = 1
+    method: MethodName = "rcig"
+    out: Path = Path("runs/digits")
+    seed: int = 0
+    iterations: int | None = None
+    batch_size: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    padding: int | None = None
+    ridge_rate: float | None = None
+    zca: bool | None = None
+    flip: bool | None = None
+    smooth: bool | None = None
+    solve: Literal["exact", "adam"] = "exact"
+    rtol: float = 1e-3
+    max_cg_steps: int = 64
+    adam_steps: int = 20
+    clip_implicit: bool = True
+    coreset_rate: float = 3e-3
+    temperature_rate: float = 3e-2
+    average_decay: float = 0.99
+    pool_size: int = 30
+    pool_rate: float = 5e-5
+    pool_steps: int = 15
+    most_pool_steps: int = 100
+    microbatch: int | None = None
+    curve_points: int = 5
+    checkpoint_seconds: float = 30.0
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    resolution: int | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("ipc", "pool_size", "pool_steps", "most_pool_steps", "adam_steps",
+                     "max_cg_steps", "curve_points"):  # fmt: skip
+            _at_least_one(name, getattr(self, name))
+        for name in ("iterations", "batch_size", "width", "depth", "microbatch", "resolution"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(
+                f"average_decay={self.average_decay} is not a decay: give 0 or more and below 1."
+            )
+        if self.padding is not None and self.padding < 0:
+            raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
+        if self.ridge_rate is not None and not self.ridge_rate > 0:
+            raise ValueError(f"ridge_rate={self.ridge_rate} is not positive: give e.g. 5e-4.")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Train networks from scratch on a distilled set and test them on held-out images.
+
+    Attributes:
+        path: a run's folder, an exported folder, or an .npz made elsewhere (images, labels).
+        dataset: where the held-out images come from; None: what the set says.
+        width: channels of the first convolution; None: as distilled.
+        depth: convolutions; None: as distilled.
+        padding: pixels added in the first convolution; None: as distilled.
+        flip: train on mirror images too; None: as distilled.
+        zca: for an .npz made elsewhere: whether its images are whitened; None: colour ones are.
+        baseline: also judge random subsets of the same size, by the same recipe.
+        seed: of the networks.
+        evaluation: networks, steps, rates.
+    """
+
+    path: Annotated[Path, tyro.conf.Positional]
+    dataset: str | None = None
+    width: int | None = None
+    depth: int | None = None
+    padding: int | None = None
+    flip: bool | None = None
+    zca: bool | None = None
+    baseline: bool = True
+    seed: int = 0
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value} is too small: give 1 or more.")
+
+
+def resolve(config: RunConfig, image_shape: tuple[int, int, int]) -> RunConfig:
+    """The config with every open setting filled in, from the data set's preset and image shape."""
+    preset = _PRESETS.get(config.dataset, {})
+    filled = {**_by_shape(image_shape, config.ipc), **preset}
+    iterations = filled.pop("iterations_by_ipc", {})
+    filled["iterations"] = iterations.get(config.ipc, filled["iterations"])
+    given = {name: value for name, value in filled.items() if getattr(config, name) is None}
+    config = replace(config, **given)
+    if config.evaluation.steps is None:
+        steps = 1000 if config.ipc * 10 <= 10 else 2000
+        config = replace(config, evaluation=replace(config.evaluation, steps=steps))
+    return config
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "digits": dict(width=64, depth=2, padding=0, batch_size=256, iterations=800),
+    "mnist": dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000}),
+    "fashion_mnist": dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000}),
+    "cifar10": dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000}),
+}
+"""Settings of the RCIG paper (table 7, appendix C) where it has the data set."""
+
+
+def _by_shape(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+    height, _, channels = image_shape
+    depth = 3 if height < 64 else 4 if height < 128 else 5
+    colour = channels == 3
+    return dict(
+        iterations=5_000,
+        batch_size=1024,
+        width=128,
+        depth=depth,
+        padding=2 if (height == 28 and not colour) else 0,
+        ridge_rate={3: 5e-4, 4: 5e-3, 5: 5e-2}[depth],
+        zca=colour,
+        flip=colour,
+        smooth=depth == 3,
+    )
+
+
+def to_json(config: RunConfig) -> str:
+    """Readable, and enough to run it again."""
+    return json.dumps({**asdict(config), "out": str(config.out)}, indent=2) + "\n"
+
+
+def from_json(text: str, where: Path) -> RunConfig:
+    """The config that a run's folder holds.
+
+    Raises:
+        ValueError: a setting that is unknown or of another type.
+    """
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    try:
+        return converter.structure(json.loads(text), RunConfig)
+    except (ClassValidationError, json.JSONDecodeError) as error:
+        reasons = (
+            cattrs.transform_error(error) if isinstance(error, ClassValidationError) else error
+        )
+        raise ValueError(
+            f"{where} is not a run's config ({reasons}): restore it, or give another --out."
+        ) from error
+
+
+def differences(asked: RunConfig, found: RunConfig) -> list[str]:
+    """Settings in which two configs differ, `out` and the time between checkpoints aside."""
+    return [
+        f"{f.name} is {getattr(found, f.name)!r} there and {getattr(asked, f.name)!r} here"
+        for f in fields(asked)
+        if f.name not in ("out", "checkpoint_seconds")
+        and getattr(asked, f.name) != getattr(found, f.name)
+    ]

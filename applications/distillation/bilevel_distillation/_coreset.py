@@ -1,0 +1,42 @@
+"""What is learned: images, labels and a temperature."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Scalar
+
+
+class Coreset(eqx.Module):
+    """The outer variable psi.
+
+    Attributes:
+        images: shape (n, height, width, channels), in the space of the preprocessed data.
+        labels: soft labels, centred (they begin as one-hot minus 1/classes); shape (n, classes).
+        log_temperature: minus the logarithm of the Platt temperature tau; a scalar.
+    """
+
+    images: Float[Array, "n height width channels"]
+    labels: Float[Array, "n classes"]
+    log_temperature: Scalar
+
+    def support(
+        self, flip: bool
+    ) -> tuple[Float[Array, "m height width channels"], Float[Array, "m classes"]]:
+        """The images and labels to train on; with `flip`, doubled by the mirror images."""
+        if not flip:
+            return self.images, self.labels
+        images = jnp.concatenate([self.images, self.images[:, :, ::-1]])
+        return images, jnp.concatenate([self.labels, self.labels])
+
+
+def centred_one_hot(labels: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n classes"]:
+    """One-hot minus 1/classes."""
+    return (np.eye(classes)[labels] - 1 / classes).astype(np.float32)
+
+
+def choose_per_class(
+    labels: Int[np.ndarray, " n"], classes: int, ipc: int, rng: np.random.Generator
+) -> Int[np.ndarray, " m"]:
+    """`ipc` random rows of each class, class by class."""
+    rows = [rng.permutation(np.flatnonzero(labels == c))[:ipc] for c in range(classes)]
+    return np.concatenate(rows)

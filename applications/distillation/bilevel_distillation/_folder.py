@@ -1,0 +1,98 @@
+"""A run's folder: where its files are, and how they are written so that none is ever half there."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ._config import RunConfig, differences, from_json, to_json
+
+
+class RunFolder:
+    """Paths and small files of a run.
+
+    config.json      the settings, complete
+    metrics.jsonl    one JSON object a line
+    checkpoints/     the last two
+    distilled.npz    the distilled set, once done
+    dataset/         the same as a `datasets` folder with a card
+    results.json     accuracies
+    images.png, curve.png
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.distilled = path / "distilled.npz"
+        self.dataset = path / "dataset"
+        self.results = path / "results.json"
+        self.images = path / "images.png"
+        self.curve = path / "curve.png"
+
+    def check_free(self) -> None:
+        """Raise where the path holds something that is no run."""
+        if self.config.exists() or not self.path.exists():
+            return
+        if not self.path.is_dir() or any(self.path.iterdir()):
+            raise ValueError(
+                f"out={str(self.path)!r} exists and holds no run: give a new or empty folder."
+            )
+
+    def claim(self, config: RunConfig) -> bool:
+        """Make the folder this run's own; True if it already held this run.
+
+        Raises:
+            ValueError: the folder holds another run, or other files.
+        """
+        self.check_free()
+        if self.config.exists():
+            different = differences(config, self.read_config())
+            if different:
+                raise ValueError(
+                    f"out={str(self.path)!r} holds a run with other settings "
+                    f"({'; '.join(different)}): give the same to resume it, or another --out."
+                )
+            return True
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.config, to_json(config))
+        return False
+
+    def read_config(self) -> RunConfig:
+        if not self.config.exists():
+            raise ValueError(f"{str(self.path)!r} holds no run: no config.json is in it.")
+        return from_json(self.config.read_text(), self.config)
+
+    def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
+        with self.metrics.open("a") as file:
+            for record in records:
+                file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        if not self.metrics.exists():
+            return []
+        records = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def cut_metrics(self, iteration: int) -> None:
+        """Drop what was written after the checkpoint of `iteration`."""
+        kept = [record for record in self.read_metrics() if record["iteration"] <= iteration]
+        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def read_results(self) -> dict[str, Any] | None:
+        return json.loads(self.results.read_text()) if self.results.exists() else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file by a new one in one step."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,82 @@
+"""A pool of partly trained networks, stacked on the device."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+
+from ._coreset import Coreset
+from ._losses import squared_error
+from .networks import AbstractNetwork
+
+MakeNetwork = Callable[[PRNGKeyArray], AbstractNetwork]
+
+
+class Pool(eqx.Module):
+    """Networks at different stages of training on the coreset.
+
+    Attributes:
+        networks: all networks, every array stacked along a first axis of the pool's size.
+        optimisers: their optimiser states, stacked likewise.
+        ages: how many training steps each has had; shape (models,).
+    """
+
+    networks: AbstractNetwork
+    optimisers: PyTree[Array]
+    ages: Int[Array, " models"]
+
+
+class Member(eqx.Module):
+    """One network of a pool."""
+
+    network: AbstractNetwork
+    optimiser: PyTree[Array]
+    age: Int[Array, ""]
+
+
+def pool_optimiser(learning_rate: float) -> optax.GradientTransformation:
+    return optax.adam(learning_rate)
+
+
+def make_member(make_network: MakeNetwork, optimiser, key: PRNGKeyArray) -> Member:
+    network = make_network(key)
+    return Member(
+        network, optimiser.init(eqx.filter(network, eqx.is_inexact_array)), jnp.asarray(0)
+    )
+
+
+@eqx.filter_jit
+def make_pool(make_network: MakeNetwork, optimiser, models: int, key: PRNGKeyArray) -> Pool:
+    """`models` fresh networks."""
+    members = eqx.filter_vmap(lambda k: make_member(make_network, optimiser, k))(
+        jax.random.split(key, models)
+    )
+    return Pool(members.network, members.optimiser, members.age)
+
+
+def take(pool: Pool, index: Int[Array, ""]) -> Member:
+    stacked = Member(pool.networks, pool.optimisers, pool.ages)
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)
+
+
+def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
+    stacked = Member(pool.networks, pool.optimisers, pool.ages)
+    stacked = jax.tree.map(
+        lambda leaf, new: leaf.at[index].set(new) if eqx.is_array(leaf) else leaf, stacked, member
+    )
+    return Pool(stacked.network, stacked.optimiser, stacked.age)
+
+
+def train_step(member: Member, optimiser, coreset: Coreset, flip: bool) -> Member:
+    """One step on the squared error over the whole coreset (standard dynamics)."""
+    images, labels = coreset.support(flip)
+
+    def loss(network) -> Scalar:
+        return squared_error(network(images), labels)
+
+    gradient = eqx.filter_grad(loss)(member.network)
+    updates, state = optimiser.update(gradient, member.optimiser)
+    return Member(eqx.apply_updates(member.network, updates), state, member.age + 1)

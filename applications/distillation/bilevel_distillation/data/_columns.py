@@ -1,0 +1,156 @@
+"""Which columns and splits of a data set hold what."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int32
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+else:  # heavy imports wait until they are used
+    Dataset = DatasetDict = Features = Any
+
+_TEST_SPLITS = ("test", "validation", "valid", "val")
+_LABEL_NAMES = ("label", "labels", "class", "target")
+
+
+def find_image_column(features: Features, asked: str | None, name: str) -> str:
+    """The column with the images: the one asked for, else the one with the Image feature."""
+    import datasets
+
+    if asked is not None:
+        return _present(asked, features, "image_column", name)
+    found = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not found:
+        raise ValueError(
+            f"dataset {name!r} has no image column among {_listed(features)}; name one that holds "
+            "image files with image_column=, or choose a data set with images."
+        )
+    if len(found) > 1 and "image" not in found:
+        raise ValueError(
+            f"dataset {name!r} has several image columns, {_listed(found)}; choose one with "
+            "image_column=."
+        )
+    return "image" if "image" in found else found[0]
+
+
+def find_label_column(features: Features, asked: str | None, image_column: str, name: str) -> str:
+    """The column with the classes: the one asked for, else found by its feature."""
+    import datasets
+
+    if asked is not None:
+        _present(asked, features, "label_column", name)
+        if not isinstance(features[asked], datasets.ClassLabel) and not _is_label(features[asked]):
+            raise ValueError(
+                f"label_column is {asked!r}, which holds {features[asked]}, in dataset {name!r}; "
+                "name a column of class labels, integers or strings."
+            )
+        return asked
+    found = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not found:
+        found = [key for key, value in features.items() if _is_label(value) and key != image_column]
+    if not found:
+        raise ValueError(
+            f"dataset {name!r} has no label column among {_listed(features)}; it needs one with "
+            "class labels, integers or strings (for a folder of images: one subfolder a class)."
+        )
+    if len(found) == 1:
+        return found[0]
+    usual = [key for key in _LABEL_NAMES if key in found]
+    if not usual:
+        raise ValueError(
+            f"dataset {name!r} has several columns that could be the label, {_listed(found)}; "
+            "choose one with label_column=."
+        )
+    return usual[0]
+
+
+def find_train_split(splits: DatasetDict, asked: str | None, name: str) -> str:
+    """The split to distil: the one asked for, else `train`, else the only one."""
+    if asked is not None:
+        return _present(asked, splits, "train_split", name)
+    if "train" in splits:
+        return "train"
+    if len(splits) == 1:
+        return str(next(iter(splits)))
+    raise ValueError(
+        f"dataset {name!r} has no split 'train' among {_listed(splits)}; choose one with "
+        "train_split=."
+    )
+
+
+def find_test_split(
+    splits: DatasetDict, asked: str | None, train_split: str, name: str
+) -> str | None:
+    """The split to evaluate on: the one asked for, else by the usual names, else None."""
+    if asked is None:
+        usual = (split for split in _TEST_SPLITS if split in splits and split != train_split)
+        return next(usual, None)
+    if asked == train_split:
+        raise ValueError(
+            f"test_split is {asked!r}, the split that is trained on; choose another one of "
+            f"{_listed(splits)}, or leave it out to hold out a fifth."
+        )
+    return _present(asked, splits, "test_split", name)
+
+
+def read_class_names(rows: Dataset, column: str) -> tuple[str, ...]:
+    """The names in the ClassLabel feature, else the sorted distinct values of the column."""
+    import datasets
+
+    feature = rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names)
+    return tuple(str(value) for value in sorted(v for v in rows.unique(column) if v is not None))
+
+
+def read_labels(
+    rows: Dataset, column: str, class_names: Sequence[str], where: str
+) -> Int32[np.ndarray, " n"]:
+    """The class of each row, as a position in `class_names`.
+
+    Raises:
+        ValueError: if a label is missing, negative, too large or none of `class_names`.
+    """
+    import datasets
+
+    table: Any = rows.select_columns([column]).with_format("arrow")[:]
+    values = table.column(column).to_pylist()
+    if isinstance(rows.features[column], datasets.ClassLabel):
+        labels = [-1 if value is None else value for value in values]
+        wrong = sorted({label for label in labels if not 0 <= label < len(class_names)})
+    else:
+        place = {name: i for i, name in enumerate(class_names)}
+        wrong = sorted({value for value in values if _unusable(value, place)}, key=str)
+        labels = [place.get(str(value), -1) for value in values]
+    if wrong:
+        raise ValueError(
+            f"label column {column!r} of {where} holds {_listed(wrong[:3])}, none of the "
+            f"{len(class_names)} classes of the training split; choose a labelled split with "
+            "train_split= or test_split=, or another label_column=."
+        )
+    return np.array(labels, np.int32)
+
+
+def _unusable(value: Any, place: Mapping[str, int]) -> bool:
+    negative = isinstance(value, int) and value < 0
+    return value is None or negative or str(value) not in place
+
+
+def _is_label(feature: Any) -> bool:
+    dtype = str(getattr(feature, "dtype", ""))
+    return dtype in ("string", "large_string", "bool") or dtype.startswith(("int", "uint"))
+
+
+def _present(asked: str, among: Mapping[Any, Any], argument: str, name: str) -> str:
+    if asked not in among:
+        raise ValueError(
+            f"{argument} is {asked!r}, which dataset {name!r} does not have; choose one of "
+            f"{_listed(among)}."
+        )
+    return asked
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(repr(value) for value in values)

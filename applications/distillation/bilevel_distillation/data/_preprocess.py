@@ -1,0 +1,215 @@
+"""Bringing images into the space that networks are trained in, and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+_BLOCK = 4096
+_LARGEST_ZCA = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessor:
+    r"""Standardises images by channel, then whitens them if it was fitted to.
+
+    With pixels $p \in [0, 1]$, channel means $\mu$ and deviations $\sigma$, and the flattened
+    standardised image $s = (p - \mu) / \sigma$, the result is $s$, or with ZCA
+
+    $$x = s \, W, \qquad W = (S^T S / n + \rho\, \bar e I)^{-1/2},$$
+
+    where the rows of $S$ are the standardised training images, $\bar e$ is the mean eigenvalue
+    of $S^T S / n$ and $\rho$ the regularisation.
+
+    Attributes:
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel, of pixels in [0, 1].
+        image_shape: height, width, channels.
+        whitening: the symmetric matrix W, pixels flattened in the order height, width, channel;
+            None without ZCA.
+    """
+
+    mean: Float32[np.ndarray, " channels"]
+    std: Float32[np.ndarray, " channels"]
+    image_shape: tuple[int, int, int]
+    whitening: Float32[np.ndarray, "pixels pixels"] | None = None
+
+    def __post_init__(self) -> None:
+        height, width, channels = (int(size) for size in self.image_shape)
+        object.__setattr__(self, "image_shape", (height, width, channels))
+        pixels = height * width * channels
+        for argument, shape in (
+            ("mean", (channels,)),
+            ("std", (channels,)),
+            ("whitening", (pixels, pixels)),
+        ):
+            array = getattr(self, argument)
+            if array is None and argument == "whitening":
+                continue
+            array = np.asarray(array, np.float32)
+            if array.shape != shape:
+                raise ValueError(
+                    f"{argument} has shape {array.shape}; images of "
+                    f"{height} x {width} x {channels} need {shape}."
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{argument} holds NaN or infinity; fit the preprocessor again.")
+            object.__setattr__(self, argument, array)
+        if not (self.std > 0).all():
+            raise ValueError(f"std is {self.std}; it must be positive in every channel.")
+
+    @classmethod
+    def fit(
+        cls,
+        images: np.ndarray,
+        *,
+        zca: bool,
+        regularization: float = 0.1,
+    ) -> "Preprocessor":
+        """Measure training images.
+
+        Sums are taken block by block, so that no float copy of all images is made.
+
+        Args:
+            images: the training images, uint8 [n, height, width, channels].
+            zca: whether to whiten after standardising (usual for colour images).
+            regularization: what is added to the eigenvalues of the covariance, in units of their
+                mean.
+
+        Raises:
+            ValueError: if the images are not `uint8` [n, height, width, channels], a channel is
+                constant, `regularization` is not positive, or images are too large for ZCA.
+        """
+        _check_pixels(images)
+        pixels = int(np.prod(images.shape[1:]))
+        if zca and not regularization > 0:
+            raise ValueError(f"regularization is {regularization}; give a positive number.")
+        if zca and pixels > _LARGEST_ZCA:
+            raise ValueError(
+                f"zca needs a matrix of {pixels} x {pixels} for images of shape "
+                f"{images.shape[1:]}; load them at a lower resolution or set zca=False."
+            )
+        mean, std = _channel_statistics(images)
+        standardise = cls(mean, std, images.shape[1:])
+        if not zca:
+            return standardise
+        covariance = np.zeros((pixels, pixels))
+        for start in range(0, len(images), _BLOCK):
+            block = standardise(images[start : start + _BLOCK]).reshape(-1, pixels)
+            covariance += block.T @ block
+        covariance /= len(images)
+        covariance[np.diag_indices(pixels)] += regularization * np.trace(covariance) / pixels
+        values, vectors = np.linalg.eigh(covariance)
+        whitening = (vectors * values**-0.5) @ vectors.T
+        return cls(mean, std, images.shape[1:], whitening.astype(np.float32))
+
+    def __call__(self, images: np.ndarray) -> Float32[np.ndarray, "n height width channels"]:
+        """Images, uint8 [n, height, width, channels], as networks are trained on them.
+
+        Raises:
+            ValueError: if the images are not `uint8` of the shape that this was fitted to.
+        """
+        _check_pixels(images)
+        self._check_shape(images)
+        scale = 1 / (255 * self.std)
+        shift = self.mean / self.std
+        out = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK] * scale - shift
+            if self.whitening is not None:
+                flat = block.reshape(len(block), -1) @ self.whitening
+                block = flat.reshape(block.shape)
+            out[start : start + _BLOCK] = block
+        return out
+
+    def inverse(self, images: np.ndarray) -> UInt8[np.ndarray, "n height width channels"]:
+        """Displayable pixels of preprocessed images: rounded, and clipped to 0 to 255.
+
+        Raises:
+            ValueError: if the images hold NaN or infinity, or have another shape.
+        """
+        images = np.asarray(images, np.float32)
+        self._check_shape(images)
+        if not np.isfinite(images).all():
+            raise ValueError("images hold NaN or infinity; only finite images can be shown.")
+        if self._unwhitening is not None:
+            flat = images.reshape(len(images), self._unwhitening.shape[0])
+            images = (flat @ self._unwhitening).reshape(images.shape)
+        pixels = (images * self.std + self.mean) * 255
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays to store: `mean`, `std`, `image_shape` and, with ZCA, `whitening`."""
+        arrays = {
+            "mean": self.mean,
+            "std": self.std,
+            "image_shape": np.array(self.image_shape, np.int64),
+        }
+        return arrays if self.whitening is None else arrays | {"whitening": self.whitening}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Preprocessor":
+        """The preprocessor that `to_arrays` described; other keys are ignored.
+
+        Raises:
+            ValueError: if an array is missing.
+        """
+        missing = [key for key in ("mean", "std", "image_shape") if key not in arrays]
+        if missing:
+            raise ValueError(
+                f"arrays lack {', '.join(missing)}; give what Preprocessor.to_arrays returned."
+            )
+        height, width, channels = (int(size) for size in arrays["image_shape"])
+        whitening = arrays["whitening"] if "whitening" in arrays else None
+        return cls(arrays["mean"], arrays["std"], (height, width, channels), whitening)
+
+    @cached_property
+    def _unwhitening(self) -> Float32[np.ndarray, "pixels pixels"] | None:
+        if self.whitening is None:
+            return None
+        return np.linalg.inv(self.whitening.astype(np.float64)).astype(np.float32)
+
+    def _check_shape(self, images: np.ndarray) -> None:
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images have shape {images.shape}, but the preprocessor was fitted to images of "
+                f"shape {self.image_shape}; give [n, *{self.image_shape}]."
+            )
+
+
+def _channel_statistics(
+    images: UInt8[np.ndarray, "n height width channels"],
+) -> tuple[Float32[np.ndarray, " channels"], Float32[np.ndarray, " channels"]]:
+    channels = images.shape[3]
+    levels = np.arange(256) / 255
+    mean, std = np.empty(channels), np.empty(channels)
+    for channel in range(channels):
+        share = np.zeros(256)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK, :, :, channel]
+            share += np.bincount(block.ravel(), minlength=256)
+        share /= share.sum()
+        mean[channel] = share @ levels
+        std[channel] = np.sqrt(share @ (levels - mean[channel]) ** 2)
+        if np.count_nonzero(share) == 1:
+            raise ValueError(
+                f"images are constant in channel {channel}, so they cannot be standardised; "
+                "give images that vary."
+            )
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _check_pixels(images: np.ndarray) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        got = (
+            f"dtype {images.dtype} and shape {images.shape}"
+            if isinstance(images, np.ndarray)
+            else f"type {type(images).__name__}"
+        )
+        raise ValueError(
+            f"images have {got}; give pixels from 0 to 255 as uint8 [n, height, width, channels]."
+        )
+    if not images.size:
+        raise ValueError(f"images are empty, their shape is {images.shape}; give some images.")

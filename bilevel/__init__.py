@@ -1,0 +1,17 @@
+"""Implicit differentiation and bilevel optimisation in JAX and Equinox."""
+
+from . import inverse_hvp as inverse_hvp
+from . import solvers as solvers
+from ._argmin import argmin as argmin
+from ._hypergradient import Hypergradient as Hypergradient
+from ._hypergradient import hypergradient as hypergradient
+from ._hypergradient import implicit_grad as implicit_grad
+from ._hypergradient import implicit_value_and_grad as implicit_value_and_grad
+from ._last_layer import RidgeHead as RidgeHead
+from ._last_layer import reparameterize_last_layer as reparameterize_last_layer
+from ._last_layer import ridge_head as ridge_head
+from ._linearize import Linearized as Linearized
+from ._linearize import linearize as linearize
+from ._result import Result as Result
+
+__version__ = "0.1.0.dev0"

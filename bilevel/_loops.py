@@ -1,0 +1,126 @@
+"""How a fixed number of steps is run: unrolled, dispatched from Python, or in an XLA loop.
+
+On XLA's CPU backend a convolution inside `while_loop`, `scan` or `fori_loop` takes a slow path,
+tens of times slower than the same convolution outside. Steps that hold one are therefore
+dispatched from Python, or unrolled where they are traced, and everything else is looped.
+`benchmarks/loops.py` measures it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+
+Loop = Literal["auto", "unroll", "dispatch", "loop"]
+Carry = TypeVar("Carry")
+
+MOST_UNROLLED = 64
+"""Steps beyond which compiling an unrolled loop takes longer than it saves."""
+
+
+def check_loop(loop: str) -> None:
+    if loop not in ("auto", "unroll", "dispatch", "loop"):
+        raise ValueError(
+            f"loop={loop!r} is not known: choose 'auto', 'unroll', 'dispatch' or 'loop'."
+        )
+
+
+def iterate(
+    step: Callable[[Any, Carry], Carry],
+    done: Callable[[Any, Carry], Any],
+    operands: Any,
+    carry: Carry,
+    max_steps: int,
+    loop: Loop,
+) -> Carry:
+    """Apply `carry = step(operands, carry)` until `done(operands, carry)` or `max_steps` times.
+
+    `step` and `done` must be module-level functions, so that compiled steps are found again;
+    all that changes between calls travels in `operands`.
+    """
+    way = choose(step, operands, carry, max_steps, loop)
+    if way == "loop":
+        return _looped(step, done, operands, carry, max_steps)
+    if way == "unroll":
+        return _unrolled(step, done, operands, carry, max_steps)
+    for count in range(max_steps):
+        stop = _jit(done, operands, carry)
+        if isinstance(stop, Tracer):  # `step` closes over a tracer, and now the carry holds it
+            return iterate(step, done, operands, carry, max_steps - count, loop)
+        if stop:
+            break
+        carry = _jit(step, operands, carry)
+    return carry
+
+
+def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop) -> Loop:
+    """Which of the three ways `loop` comes to."""
+    if loop == "auto":
+        slow = jax.default_backend() == "cpu" and _holds_convolution(step, operands, carry)
+        loop = "dispatch" if slow else "loop"
+    if loop == "dispatch" and _is_traced((operands, carry)):
+        return "unroll" if max_steps <= MOST_UNROLLED else "loop"
+    return loop
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+@eqx.filter_jit
+def _holds_convolution(step, operands, carry) -> bool:
+    jaxpr, _, _ = eqx.filter_make_jaxpr(step)(operands, carry)
+    return _names_convolution(jaxpr)
+
+
+def _names_convolution(jaxpr: Any) -> bool:
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        for parameter in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(parameter) and _names_convolution(parameter):
+                return True
+    return False
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
+@eqx.filter_jit
+def _jit(function, operands, carry):
+    return function(operands, carry)
+
+
+@eqx.filter_jit
+def _unrolled(step, done, operands, carry, max_steps):
+    for _ in range(max_steps):
+        stop, after = done(operands, carry), step(operands, carry)
+        carry = after if stop is False else jax.tree.map(partial(_keep, stop), carry, after)
+    return carry
+
+
+def _keep(stop, old, new):
+    return jnp.where(stop, old, new) if eqx.is_array(old) else old
+
+
+@eqx.filter_jit
+def _looped(step, done, operands, carry, max_steps):
+    arrays, static = eqx.partition(carry, eqx.is_array)
+
+    def proceed(loop_carry):
+        count, arrays = loop_carry
+        return (count < max_steps) & ~jnp.asarray(done(operands, eqx.combine(arrays, static)))
+
+    def body(loop_carry):
+        count, arrays = loop_carry
+        after = step(operands, eqx.combine(arrays, static))
+        return count + 1, eqx.filter(after, eqx.is_array)
+
+    _, arrays = lax.while_loop(proceed, body, (jnp.asarray(0), arrays))
+    return eqx.combine(arrays, static)

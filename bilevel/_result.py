@@ -1,0 +1,83 @@
+"""What a solve reports: the result enumeration and how it is acted upon."""
+
+import warnings
+from typing import Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+Throw = Literal["raise", "warn", "ignore"]
+T = TypeVar("T")
+
+
+class Result(eqx.Enumeration):
+    """How a solve ended. Each message names the cause and the remedy."""
+
+    successful = "The solve succeeded."
+    max_steps_reached = (
+        "The linear solve ended, out of steps or out of precision, with a residual above its "
+        "tolerance, so the hypergradient is inaccurate: allow more steps, add `damping`, loosen "
+        "`rtol`, compute in float64, or choose another inverse Hessian."
+    )
+    indefinite = (
+        "The Hessian of the inner loss has a direction of non-positive curvature, so theta is not "
+        "a strict minimum and this method cannot invert it: solve the inner problem further, "
+        "regularise it, add `damping`, or use `Dense`."
+    )
+    singular = (
+        "The Hessian of the inner loss is singular to working precision: regularise the inner "
+        "loss, add `damping`, or compute in float64."
+    )
+    diverged = (
+        "The linear solve ended no nearer to the solution than zero is: lower the learning rate "
+        "of the inverse Hessian (raise it, if it is tiny), or use `CG`."
+    )
+    nonfinite = (
+        "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
+        "at theta, and lower the learning rate of the inner solver."
+    )
+
+
+def check_throw(throw: str) -> None:
+    if throw not in ("raise", "warn", "ignore"):
+        raise ValueError(f"throw={throw!r} is not known: choose 'raise', 'warn' or 'ignore'.")
+
+
+def act_on(result: Result, throw: Throw, values: T) -> T:
+    """Raise or warn if `result` is a failure, as `throw` says; hands `values` back.
+
+    Under `jax.jit` the check happens at run time; what is raised is raised only if `values` is
+    used.
+    """
+    if throw == "raise":
+        return result.error_if(values, result != Result.successful)
+    if throw == "warn":
+        flags = [result == failure for failure in _FAILURES]
+        if any(isinstance(flag, Tracer) for flag in flags):
+            jax.debug.callback(_warn, *flags)
+        else:
+            _warn(*flags)
+    return values
+
+
+def worst(first: Result, second: Result) -> Result:
+    """The first of the two results that is a failure."""
+    return Result.where(jnp.asarray(first != Result.successful), first, second)
+
+
+_FAILURES = (
+    Result.max_steps_reached,
+    Result.indefinite,
+    Result.singular,
+    Result.diverged,
+    Result.nonfinite,
+)
+
+
+def _warn(*flags) -> None:
+    # Flags, not the result itself: a callback that computes with jax arrays can deadlock.
+    for failure, flag in zip(_FAILURES, flags, strict=True):
+        if flag:
+            warnings.warn(Result[failure], RuntimeWarning, stacklevel=2)

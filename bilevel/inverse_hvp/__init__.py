@@ -1,0 +1,8 @@
+"""How the inverse Hessian is applied: one class a method, all with the same call."""
+
+from ._base import AbstractInverseHVP as AbstractInverseHVP
+from ._base import Adjoint as Adjoint
+from ._base import Iterate as Iterate
+from ._cg import CG as CG
+from ._dense import Dense as Dense
+from ._sgd import SGD as SGD

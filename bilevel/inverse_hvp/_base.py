@@ -1,0 +1,172 @@
+"""What every way of applying an inverse Hessian shares: scaling, damping, residual, result."""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+
+from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, linearized_hvp, product
+from .._result import Result
+from .._tree import check_form, divide, largest, multiply, norm, split_key
+
+STOCHASTIC_LIMIT = 10.0
+"""Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""
+
+
+class Adjoint(eqx.Module):
+    """The solution of `(H + damping I) v = g`, and how far it can be trusted.
+
+    Attributes:
+        v: the solution, shaped like theta.
+        residual: `|g - (H + damping I) v| / |g|`, computed afresh from `v`; a scalar, 0 if `g` is.
+        steps: the number of Hessian-vector products that the method took; an integer scalar.
+        result: a `Result`.
+        losses: for methods that descend, the value of `v.Hv/2 - g.v` before each step, with `g`
+            scaled to norm 1 (equation 7 of the RCIG paper up to a constant), else None.
+    """
+
+    v: PyTree[Array]
+    residual: Scalar
+    steps: Int[Array, ""]
+    result: Result
+    losses: Float[Array, " steps"] | None = None
+
+
+class Iterate(eqx.Module):
+    """What a method hands back to `AbstractInverseHVP`: its best v and why it stopped.
+
+    `residual`, the norm of `g - hvp(v)`, is computed by the base class where it is None.
+    """
+
+    v: PyTree[Array]
+    steps: Int[Array, ""]
+    result: Result
+    losses: Float[Array, " steps"] | None = None
+    residual: Scalar | None = None
+
+
+class AbstractInverseHVP(eqx.Module):
+    """A way of applying the inverse Hessian: `v` such that `(H + damping I) v = g`.
+
+    A new one is a subclass with one method, `solve`. The base class scales `g` to norm 1 (so that
+    tolerances are relative, and gradients of any size are safe in float32), adds the damping,
+    computes the residual of what `solve` returns, and says in `result` what went wrong.
+
+    Attributes:
+        damping: added to the diagonal of the Hessian; not negative.
+        rederive: derive each Hessian-vector product anew instead of linearising the gradient once.
+            Slower; needs less memory. Stochastic inner losses always do.
+    """
+
+    damping: float | Scalar = eqx.field(default=0.0, kw_only=True)
+    rederive: bool = eqx.field(default=False, kw_only=True, static=True)
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
+        """Solve `hvp(v) = g`, where `g` has norm 1.
+
+        Args:
+            hvp: `hvp(v)`, or `hvp(v, key)` where `key` is given: the damped Hessian times `v`.
+            g: the right-hand side, norm 1, a pytree of arrays.
+            v0: where to start, or None.
+            key: given where the inner loss is stochastic: use a fresh one at each product.
+        """
+
+    def tolerance(self, g: PyTree[Array]) -> float | None:
+        """The residual above which the solve counts as failed.
+
+        None: only one that is no nearer to the solution than `v = 0` does.
+        """
+        return None
+
+    def __check_init__(self):
+        if isinstance(self.damping, float | int) and self.damping < 0:
+            raise ValueError(f"damping={self.damping} is negative: give 0 or more.")
+
+    def operator(
+        self, loss: Callable[..., Scalar], theta: PyTree[Array], *, stochastic: bool = False
+    ) -> LinearizedHVP | RederivedHVP:
+        """The Hessian of `loss` at `theta` as a function of v, linearised once or derived anew."""
+        if self.rederive or stochastic:
+            return RederivedHVP(loss, theta)
+        return linearized_hvp(loss, theta)
+
+    def __call__(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        *,
+        v0: PyTree[Array] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Adjoint:
+        """Solve `(H + damping I) v = g`.
+
+        Args:
+            hvp: the Hessian as a function of v; of `(v, key)` where `key` is given.
+            g: the right-hand side, a pytree of floating-point arrays.
+            v0: a warm start, shaped like `g`.
+            key: for stochastic Hessian-vector products.
+        """
+        undamped = isinstance(self.damping, float | int) and self.damping == 0
+        damped = hvp if undamped else DampedHVP(hvp, jnp.asarray(self.damping))
+        unit, scale = _normalize(g)
+        start = None
+        if v0 is not None:
+            check_form(v0, g, "v0 is", "v", "theta")
+            start = _scale_start(v0, unit, scale)
+        solve_key, check_key = split_key(key, 2)
+        iterate = self.solve(damped, unit, start, solve_key)
+        check_form(iterate.v, g, f"{type(self).__name__}.solve returned", "v", "g")
+        v, residual, result = _judge(damped, unit, scale, iterate, self.tolerance(g), check_key)
+        return Adjoint(v, residual, iterate.steps, result, iterate.losses)
+
+
+@eqx.filter_jit
+def _normalize(g):
+    size = largest(g)
+    relative = jnp.asarray(optax.tree.norm(divide(g, size)))
+    relative = jnp.where(relative > 0, relative, 1).astype(relative.dtype)
+    return divide(divide(g, size), relative), size * relative
+
+
+@eqx.filter_jit
+def _scale_start(v0, unit, scale):
+    # Where g is 0, so is v.
+    return optax.tree.where(norm(unit) > 0, divide(v0, scale), optax.tree.zeros_like(v0))
+
+
+@eqx.filter_jit
+def _judge(hvp, unit, scale, iterate, tolerance, key):
+    residual = iterate.residual
+    if residual is None:
+        residual = norm(optax.tree.sub(unit, product(hvp, iterate.v, key)))
+    v = multiply(iterate.v, scale)
+    # At v = 0 the residual is 1, up to rounding.
+    limit = 1 - float(jnp.finfo(residual.dtype).eps) ** 0.5
+    failure = Result.diverged
+    if key is not None:
+        limit = STOCHASTIC_LIMIT
+    elif tolerance is not None:
+        limit, failure = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), limit), (
+            Result.max_steps_reached
+        )
+    missed = (iterate.result == Result.successful) & (residual > limit)
+    result = Result.where(missed, failure, iterate.result)
+    finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))
+    return v, residual, Result.where(finite, result, Result.nonfinite)
+
+
+def default_rtol(g: PyTree[Array]) -> float:
+    """1e-10 where all is float64, 1e-5 in lower precision."""
+    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(g))
+    return 1e-10 if coarsest < 1e-12 else 1e-5

@@ -1,0 +1,117 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree, Scalar
+
+from .._loops import Loop, check_loop, iterate
+from .._result import Result
+from ._base import AbstractInverseHVP, Iterate
+
+
+class SGD(AbstractInverseHVP):
+    """Descent on `v.Hv/2 - g.v` with any optax optimiser (RCIG, equation 7).
+
+    Its gradient is `Hv - g`: one Hessian-vector product a step. With plain SGD of rate a it is
+    the Neumann series of rate a. `g` is scaled to norm 1 first, so that a rate does not depend on
+    the size of `g`. The iterate with the smallest residual is kept (the last, if the products are
+    stochastic).
+
+    Attributes:
+        transformation: an `optax.GradientTransformation`, e.g. `optax.adam(1e-2)`.
+        steps: how many steps.
+        scale: multiplies every update; a learning rate that can change without compiling anew.
+        rtol: the relative residual to stop at; None: take all steps, and only a solve that ends
+            with a residual above 1 (worse than v = 0) counts as failed.
+        loop: how the steps run, see `CG`.
+    """
+
+    transformation: optax.GradientTransformation
+    steps: int = eqx.field(static=True)
+    scale: float | Scalar = 1.0
+    rtol: float | None = None
+    loop: Loop = eqx.field(default="auto", static=True)
+
+    def __check_init__(self):
+        check_loop(self.loop)
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+
+    def tolerance(self, g):
+        return self.rtol
+
+    def solve(self, hvp, g, v0, key):
+        operands = (hvp, g, self.transformation, jnp.asarray(self.scale), self.rtol)
+        state = _start(self.transformation, g, v0, key, self.steps)
+        state = iterate(_step, _done, operands, state, self.steps, self.loop)
+        return _finish(hvp, g, state)
+
+
+class _State(eqx.Module):
+    v: PyTree[Array]
+    optimiser: PyTree
+    best_v: PyTree[Array]
+    best: Scalar
+    count: Int[Array, ""]
+    losses: Float[Array, " steps"]
+    key: Any
+
+
+@eqx.filter_jit
+def _start(transformation, g, v0, key, steps):
+    v0 = optax.tree.zeros_like(g) if v0 is None else v0
+    norm = optax.tree.norm(g)
+    return _State(
+        v0,
+        transformation.init(v0),
+        v0,
+        jnp.full_like(norm, jnp.inf),
+        jnp.asarray(0),
+        jnp.full((steps,), jnp.nan, norm.dtype),
+        key,
+    )
+
+
+def _step(operands, state: _State) -> _State:
+    hvp, g, transformation, scale, _ = operands
+    if state.key is None:
+        key, hv = None, hvp(state.v)
+    else:
+        key, now = jax.random.split(state.key)
+        hv = hvp(state.v, now)
+    gradient = optax.tree.sub(hv, g)
+    updates, optimiser = transformation.update(gradient, state.optimiser, state.v)
+    updates = jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates)
+    v = optax.apply_updates(state.v, updates)
+    loss = 0.5 * optax.tree.vdot(state.v, optax.tree.sub(gradient, g))
+    residual = optax.tree.norm(gradient)
+    better = residual < state.best
+    return _State(
+        v,
+        optimiser,
+        optax.tree.where(better, state.v, state.best_v),
+        jnp.where(better, residual, state.best),
+        state.count + 1,
+        state.losses.at[state.count].set(loss),
+        key,
+    )
+
+
+@eqx.filter_jit
+def _finish(hvp, g, state: _State) -> Iterate:
+    if state.key is not None:
+        return Iterate(state.v, state.count, Result.successful, state.losses)
+    last = optax.tree.norm(optax.tree.sub(hvp(state.v), g))
+    better = ~(state.best < last)
+    v = optax.tree.where(better, state.v, state.best_v)
+    residual = jnp.where(better, last, state.best)
+    return Iterate(v, state.count, Result.successful, state.losses, residual)
+
+
+def _done(operands, state: _State):
+    rtol = operands[-1]
+    if rtol is None:
+        return False
+    return state.best <= jnp.asarray(rtol, state.best.dtype)

@@ -1,0 +1,57 @@
+"""What all tests share: keys, float64, the real data, and jax's strict modes."""
+
+import os
+from pathlib import Path
+
+# Set before jax is imported; the programs that tests start inherit them.
+# Each pytest worker has one core to itself: more threads only get in each other's way.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test needs a network, and a test that tries to use one fails at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)  # enough to test sharded arrays
+
+TESTS = Path(__file__).parent
+DATA = Path(os.environ.get("BILEVEL_DATA", TESTS.parent.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def strict_jax(request):
+    """No implicit promotion of dtypes or ranks in the toolkit's tests."""
+    if not request.path.is_relative_to(TESTS / "bilevel"):
+        yield
+        return
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    """Everything in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def getkey():
+    """`getkey()` is a new jax key at each call, the same ones in each run of the test."""
+    seeds = iter(range(1_000_000))
+
+    def key():
+        return jax.random.key(next(seeds))
+
+    return key
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder with real data sets (mnist, cifar10, ...)."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}: set BILEVEL_DATA to the folder that holds it")
+    return DATA
