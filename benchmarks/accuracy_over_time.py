@@ -22,11 +22,9 @@ from _report import machine, table, write
 
 from bilevel_distillation import (
     Distillation,
-    EvaluationConfig,
     RunConfig,
     hold,
     judge,
-    judge_random_subsets,
 )
 from bilevel_distillation.data import load
 
@@ -69,7 +67,9 @@ def main(arguments: Arguments) -> None:
     records = json.loads(path.read_text())["records"] if path.exists() else []
     for seed in arguments.seeds:
         missing = [
-            v for v in arguments.variants if not any(r["variant"] == v and r["seed"] == seed for r in records)
+            v
+            for v in arguments.variants
+            if not any(r["variant"] == v and r["seed"] == seed for r in records)
         ]
         if missing:
             records += race(arguments, data, seed, missing)
@@ -97,7 +97,10 @@ def race(arguments: Arguments, data, seed: int, variants: list[str]) -> list[dic
         one.seconds = before + time.monotonic() - began
         if any(before < mark <= one.seconds for mark in arguments.marks):
             kept[variant].append((one.iteration, one.seconds, one.distilled(), float(metrics.loss)))
-            print(f"seed {seed}  {variant:24}  {one.seconds:6.0f} s  iteration {one.iteration}", flush=True)
+            print(
+                f"seed {seed}  {variant:24}  {one.seconds:6.0f} s  iteration {one.iteration}",
+                flush=True,
+            )
     return [judged(arguments, runs[v], v, seed, kept[v], tuning[v]) for v in variants]
 
 
@@ -109,8 +112,13 @@ def judged(arguments: Arguments, one: Distillation, variant, seed, kept, tuning)
         networks = arguments.final_networks if final else arguments.networks
         evaluation = replace(one.config.evaluation, networks=networks)
         accuracies = judge(replace(one.config, evaluation=evaluation), held, distilled)
-        points.append(dict(iteration=iteration, seconds=round(seconds, 1), accuracies=accuracies, loss=loss))
-        print(f"seed {seed}  {variant:24}  {seconds:6.0f} s  {100 * np.mean(accuracies):5.1f} %", flush=True)
+        points.append(
+            dict(iteration=iteration, seconds=round(seconds, 1), accuracies=accuracies, loss=loss)
+        )
+        print(
+            f"seed {seed}  {variant:24}  {seconds:6.0f} s  {100 * np.mean(accuracies):5.1f} %",
+            flush=True,
+        )
     return dict(variant=variant, seed=seed, tuning_seconds=round(tuning, 1), points=points)
 
 

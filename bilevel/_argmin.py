@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ._inner import InnerLoss, as_arrays, mixed_vjp, split_theta
+from ._inner import InnerLoss, as_arrays, mixed_vjp
 from ._result import Throw, act_on, check_throw
+from ._tree import negative, split_key
 from .inverse_hvp import CG, AbstractInverseHVP
 from .solvers import AbstractSolver
 from .solvers._base import as_solver
@@ -38,13 +39,13 @@ def argmin(
     Returns:
         `fn(psi, theta0, *inner_args, key=None)`, which returns theta* shaped like theta0.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from bilevel import argmin
         >>> from bilevel.solvers import Newton
         >>> fit = argmin(lambda theta, psi: jnp.sum((theta - psi) ** 2), solver=Newton())
         >>> jax.grad(lambda psi: jnp.sum(fit(psi, jnp.zeros(2)) ** 2))(jnp.array([1.0, 2.0]))
-        Array([2., 4.], dtype=float32)
+        Array([2.00, 4.00], dtype=float32)
     """
     check_throw(throw)
     inner_solver = as_solver(solver)
@@ -57,9 +58,10 @@ def argmin(
         theta0 = as_arrays(theta0, "theta0")
         kwargs = {} if key is None else {"key": key}
         closed = eqx.filter_closure_convert(inner, theta0, psi, *inner_args, **kwargs)
-        start, static = split_theta(theta0)
+        start, static = eqx.partition(theta0, eqx.is_inexact_array)
         differentiable = (closed, psi, inner_args, start)
-        theta = _argmin(differentiable, static, key, inner_solver, inverse, throw)
+        keys = split_key(key, 3)
+        theta = _argmin(differentiable, static, keys, inner_solver, inverse, throw)
         return eqx.combine(theta, static)
 
     return theta_star
@@ -71,37 +73,33 @@ def _loss(differentiable, static):
 
 
 @eqx.filter_custom_vjp
-def _argmin(differentiable, static, key, solver, inverse, throw):
-    theta, record = solver(_loss(differentiable, static), differentiable[-1], key)
+def _argmin(differentiable, static, keys, solver, inverse, throw):
+    theta, record = solver(_loss(differentiable, static), differentiable[-1], keys[0])
     return act_on(record.result, throw, theta)
 
 
 @_argmin.def_fwd
-def _argmin_fwd(perturbed, differentiable, static, key, solver, inverse, throw):
+def _argmin_fwd(perturbed, differentiable, static, keys, solver, inverse, throw):
     if any(jax.tree.leaves(perturbed[-1])):
         warnings.warn(
             "the derivative of argmin with respect to theta0 is zero by construction: the solution "
             "does not depend on where the solver starts.",
             stacklevel=2,
         )
-    theta = _argmin(differentiable, static, key, solver, inverse, throw)
+    theta = _argmin(differentiable, static, keys, solver, inverse, throw)
     return theta, theta
 
 
 @_argmin.def_bwd
-def _argmin_bwd(
-    theta, cotangent, perturbed, differentiable, static, key, solver, inverse, throw
-):
-    keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, 1))
+def _argmin_bwd(theta, cotangent, perturbed, differentiable, static, keys, solver, inverse, throw):
+    _, adjoint_key, mixed_key = keys
     loss = _loss(differentiable, static)
-    cotangent = jax.tree.map(
-        lambda t, c: jnp.zeros_like(t) if c is None else c, theta, cotangent
-    )
-    hvp = inverse.operator(loss, theta, stochastic=key is not None)
-    adjoint = inverse(hvp, cotangent, key=keys[0])
+    g = jax.tree.map(lambda t, c: jnp.zeros_like(t) if c is None else c, theta, cotangent)
+    hvp = inverse.operator(loss, theta, stochastic=adjoint_key is not None)
+    adjoint = inverse(hvp, g, key=adjoint_key)
     v = act_on(adjoint.result, throw, adjoint.v)
     inner, psi, args, theta0 = perturbed
     spec = InnerLoss(inner, jax.tree.map(lambda _: False, static), psi, args)
-    mixed = jax.tree.map(jnp.negative, mixed_vjp(loss, spec, theta, v, keys[1]))
+    mixed = negative(mixed_vjp(loss, spec, theta, v, mixed_key))
     zero = jax.tree.map(lambda t, asked: jnp.zeros_like(t) if asked else None, theta, theta0)
     return mixed.inner, mixed.psi, mixed.args, zero

@@ -5,12 +5,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._inner import InnerLoss, as_arrays, mixed_vjp, split_theta
-from ._result import Throw, act_on, check_throw, worst
+from ._inner import InnerLoss, as_arrays, check_scalar, mixed_vjp
+from ._result import Throw, act_on, check_throw
+from ._tree import negative, split_key
 from .inverse_hvp import CG, AbstractInverseHVP, Adjoint
 from .solvers import AbstractSolver, InnerRecord
 from .solvers._base import as_solver
@@ -52,7 +52,7 @@ def hypergradient(
     has_aux: bool = False,
     throw: Throw = "raise",
 ) -> Callable[..., Hypergradient]:
-    """A function that computes `d outer(theta*(psi), psi) / d psi` by the implicit function theorem.
+    """A function that computes `d outer(theta*(psi), psi) / d psi` by implicit differentiation.
 
     With `theta* = argmin inner(., psi)`, `H` its Hessian in theta and `g = d outer / d theta`,
 
@@ -82,7 +82,7 @@ def hypergradient(
         ValueError: arguments that cannot work, before anything is solved.
         EquinoxRuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from bilevel import hypergradient
         >>> from bilevel.solvers import Newton
@@ -90,7 +90,7 @@ def hypergradient(
         >>> outer = lambda theta, psi: jnp.sum(theta**2)
         >>> h = hypergradient(outer, inner, solver=Newton())(jnp.array([1.0, 2.0]), jnp.zeros(2))
         >>> h.grad
-        Array([2., 4.], dtype=float32)
+        Array([2.00, 4.00], dtype=float32)
         >>> bool(h.adjoint.residual < 1e-5)
         True
     """
@@ -109,19 +109,18 @@ def hypergradient(
     ) -> Hypergradient:
         psi = as_arrays(psi, "psi")
         theta0 = as_arrays(theta0, "theta0")
-        start, static = split_theta(theta0)
+        start, static = eqx.partition(theta0, eqx.is_inexact_array)
         loss = InnerLoss(inner, static, psi, tuple(inner_args))
-        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+        solver_key, adjoint_key, mixed_key = split_key(key, 3)
 
-        theta, record = inner_solver(loss, start, keys[0])
+        theta, record = inner_solver(loss, start, solver_key)
         theta = act_on(record.result, throw, theta)
         (value, aux), (g, direct) = _outer(outer, has_aux, theta, static, psi, tuple(outer_args))
         hvp = inverse.operator(loss, theta, stochastic=key is not None)
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
-        adjoint = inverse(hvp, g, v0=v0, key=keys[1])
-        v = act_on(worst(record.result, adjoint.result), throw, adjoint.v)
-        mixed = mixed_vjp(loss, _in_psi(loss), theta, v, keys[2])
-        implicit = _negative(mixed.psi)
+        adjoint = inverse(hvp, g, v0=v0, key=adjoint_key)
+        v = act_on(adjoint.result, throw, adjoint.v)
+        implicit = negative(mixed_vjp(loss, _in_psi(loss), theta, v, mixed_key)).psi
         return Hypergradient(
             value, aux, eqx.combine(theta, static), direct, implicit, record, adjoint
         )
@@ -140,19 +139,10 @@ def _outer(outer, has_aux, theta, static, psi, args):
         theta, psi = differentiated
         out = outer(eqx.combine(theta, static), psi, *args)
         value, aux = out if has_aux else (out, None)
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"outer must return a scalar, and returned an array of shape {jnp.shape(value)}: "
-                "reduce it, for example with `.mean()`."
-            )
+        check_scalar(value, "outer")
         return value, aux
 
     return eqx.filter_value_and_grad(of, has_aux=True)((theta, psi))
-
-
-@eqx.filter_jit
-def _negative(tree):
-    return jax.tree.map(jnp.negative, tree)
 
 
 def implicit_value_and_grad(

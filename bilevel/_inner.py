@@ -41,14 +41,14 @@ def check_scalar(value: Any, name: str) -> None:
 
 
 class InnerLoss(eqx.Module):
-    """`inner(., psi, *args)`, a scalar function of the floating-point leaves of theta."""
+    """`inner(., psi, *args)` as a function of the floating-point leaves of theta; see `evaluate`."""
 
     inner: Callable
     theta_static: PyTree
     psi: PyTree
     args: tuple
 
-    def __call__(self, theta: Params, key: PRNGKeyArray | None = None) -> Scalar:
+    def __call__(self, theta: Params, key: PRNGKeyArray | None = None) -> Any:
         kwargs = {} if key is None else {"key": key}
         return self.inner(eqx.combine(theta, self.theta_static), self.psi, *self.args, **kwargs)
 

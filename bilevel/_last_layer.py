@@ -6,6 +6,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, PyTree, Scalar
 
@@ -33,7 +34,8 @@ class RidgeHead(eqx.Module):
 
     def objective(self) -> Scalar:
         """The minimum `|F W* - Y|^2 / 2 + lambda |W*|^2 / 2`."""
-        residual = self(self.features) - self.targets
+        with jax.default_matmul_precision("highest"):
+            residual = self(self.features) - self.targets
         squares = jnp.sum(self.weight**2)
         return 0.5 * (jnp.sum(residual**2) + jnp.asarray(self.ridge, squares.dtype) * squares)
 
@@ -67,16 +69,26 @@ def ridge_head(
     Raises:
         ValueError: shapes that do not match, a ridge that is not positive, an unknown form, or
             float64 asked for with x64 switched off.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import ridge_head
+        >>> head = ridge_head(jnp.eye(2), jnp.array([[1.0], [2.0]]), ridge=1.0)
+        >>> head(jnp.eye(2))
+        Array([[0.50],
+               [1.00]], dtype=float32)
     """
     _check(features, targets, ridge, form, dtype)
     solve_dtype = features.dtype if dtype is None else dtype
     f, y = features.astype(solve_dtype), targets.astype(solve_dtype)
     rows, width = f.shape
     ridge_value = jnp.asarray(ridge, solve_dtype)
-    if form == "kernel" or (form == "auto" and rows <= width):
-        weight = f.T @ _solve(f @ f.T, ridge_value, y)
-    else:
-        weight = _solve(f.T @ f, ridge_value, f.T @ y)
+    # Accelerators round matrix products to fewer bits than a small ridge can bear.
+    with jax.default_matmul_precision("highest"):
+        if form == "kernel" or (form == "auto" and rows <= width):
+            weight = f.T @ _solve(f @ f.T, ridge_value, y)
+        else:
+            weight = _solve(f.T @ f, ridge_value, f.T @ y)
     return RidgeHead(weight.astype(features.dtype), features, targets, ridge)
 
 
@@ -88,15 +100,15 @@ def _solve(gram, ridge, right):
 def _check(features, targets, ridge, form, dtype) -> None:
     if features.ndim != 2 or targets.ndim != 2 or features.shape[0] != targets.shape[0]:
         raise ValueError(
-            f"features of shape {features.shape} and targets of shape {targets.shape} do not match: "
-            "pass two matrices with the same number of rows."
+            f"features of shape {features.shape} and targets of shape {targets.shape} do not "
+            "match: pass two matrices with the same number of rows."
         )
-    if isinstance(ridge, float | int) and not ridge > 0:
+    if not isinstance(ridge, Tracer) and not ridge > 0:
         raise ValueError(f"ridge={ridge} is not positive: give a number above 0, e.g. 1e-3.")
     if form not in ("auto", "kernel", "feature"):
         raise ValueError(f"form={form!r} is not known: choose 'auto', 'kernel' or 'feature'.")
     wide = dtype is not None and jnp.dtype(dtype) == jnp.dtype("float64")
-    if wide and not jax.config.jax_enable_x64:
+    if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "dtype=float64 needs 64-bit numbers, which jax has switched off: call "
             "`jax.config.update('jax_enable_x64', True)` at the start of the program."

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from ._tree import check_form
+
 
 class Linearized(eqx.Module):
     """`f(base) + J(base) tangent`, or `J(base) tangent` where centred: see `linearize`.
@@ -26,13 +28,12 @@ class Linearized(eqx.Module):
 
     def at(self, tangent: PyTree[Array]) -> "Linearized":
         """The same model with other tangent parameters."""
+        check_form(tangent, self.tangent, "at was given", "tangent", "the linearised model")
         return Linearized(self.base, tangent, self.centred)
 
     def value_and_tangent(self, function: Callable, *args: Any) -> tuple[Any, Any]:
         """`function(base, *args)` and its directional derivative along `tangent`, in one pass."""
-        linear_in = jax.tree.map(
-            lambda t: t is not None, self.tangent, is_leaf=lambda t: t is None
-        )
+        linear_in = jax.tree.map(lambda t: t is not None, self.tangent, is_leaf=lambda t: t is None)
         frozen = jax.tree.map(
             lambda leaf: lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, self.base
         )
@@ -70,7 +71,7 @@ def linearize(
     Raises:
         ValueError: where no floating-point array is left to linearise in.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp
         >>> from bilevel import linearize
         >>> model = eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0))

@@ -11,6 +11,7 @@ labels as targets.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import load_dataset
@@ -53,8 +54,8 @@ class RandomFeatureModel:
 
 
 def test_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits that were held out: every third of each class, as `bilevel_distillation` splits."""
-    digits = load_digits()
+    """The digits that were held out of the distillation: every third of each class."""
+    digits: Any = load_digits()
     held = np.sort(
         np.concatenate([np.flatnonzero(digits.target == digit)[2::3] for digit in range(10)])
     )

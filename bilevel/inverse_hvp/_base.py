@@ -152,14 +152,13 @@ def _judge(hvp, unit, scale, iterate, tolerance, key):
         residual = norm(optax.tree.sub(unit, product(hvp, iterate.v, key)))
     v = multiply(iterate.v, scale)
     # At v = 0 the residual is 1, up to rounding.
-    limit = 1 - float(jnp.finfo(residual.dtype).eps) ** 0.5
+    limit = jnp.asarray(1 - float(jnp.finfo(residual.dtype).eps) ** 0.5, residual.dtype)
     failure = Result.diverged
-    if key is not None:
-        limit = STOCHASTIC_LIMIT
-    elif tolerance is not None:
-        limit, failure = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), limit), (
-            Result.max_steps_reached
-        )
+    if tolerance is not None:
+        limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), limit)
+        failure = Result.max_steps_reached
+    elif key is not None:
+        limit = jnp.asarray(STOCHASTIC_LIMIT, residual.dtype)
     missed = (iterate.result == Result.successful) & (residual > limit)
     result = Result.where(missed, failure, iterate.result)
     finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))

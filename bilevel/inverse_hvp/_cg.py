@@ -1,13 +1,14 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
+from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
+from .._tree import split_key, vdot
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 
 
@@ -20,15 +21,17 @@ class CG(AbstractInverseHVP):
     Attributes:
         rtol: stop at this relative residual; None: 1e-10 in float64, 1e-5 otherwise.
         max_steps: at most so many steps; a residual above `rtol` after them is reported.
-        loop: how the steps run. "auto" unrolls or dispatches them on a CPU where a step holds a
-            convolution (XLA's CPU loops slow those down tens of times), and loops otherwise.
+        loop: how the steps run: "loop" (an XLA loop), "unroll", or "dispatch" (one by one from
+            Python; where they are traced, unrolled up to 64 of them and looped beyond). "auto"
+            dispatches on a CPU where a step holds a convolution (XLA's CPU loops slow those down
+            tens of times), and loops otherwise.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from bilevel.inverse_hvp import CG
         >>> hessian = jnp.diag(jnp.array([1.0, 2.0, 4.0]))
         >>> CG()(lambda v: hessian @ v, jnp.ones(3)).v
-        Array([1.  , 0.5 , 0.25], dtype=float32)
+        Array([1.00, 0.50, 0.25], dtype=float32)
     """
 
     rtol: float | None = None
@@ -66,30 +69,30 @@ class _State(eqx.Module):
 
 @eqx.filter_jit
 def _start(hvp, g, v0, key):
-    if v0 is None:
-        v0, residual = optax.tree.zeros_like(g), g
-    else:
-        residual = optax.tree.sub(g, hvp(v0) if key is None else hvp(v0, key))
-    squared = optax.tree.vdot(residual, residual)
+    v, residual, squared = optax.tree.zeros_like(g), g, vdot(g, g)
+    if v0 is not None:
+        warm_residual = optax.tree.sub(g, product(hvp, v0, key))
+        warm_squared = vdot(warm_residual, warm_residual)
+        better = warm_squared <= squared  # a warm start that is worse than zero, or NaN, is none
+        v, residual, squared = optax.tree.where(
+            better, (v0, warm_residual, warm_squared), (v, residual, squared)
+        )
     return _State(
-        v0, residual, residual, squared, v0, squared, jnp.asarray(0), jnp.asarray(False), key
+        v, residual, residual, squared, v, squared, jnp.asarray(0), jnp.asarray(False), key
     )
 
 
 def _step(operands, state: _State) -> _State:
     hvp, _ = operands
-    if state.key is None:
-        key, along = None, hvp(state.direction)
-    else:
-        key, now = jax.random.split(state.key)
-        along = hvp(state.direction, now)
-    curvature = optax.tree.vdot(state.direction, along)
+    key, now = split_key(state.key, 2)
+    along = product(hvp, state.direction, now)
+    curvature = vdot(state.direction, along)
     indefinite = curvature <= 0
     length = state.residual_squared / jnp.where(indefinite, 1, curvature).astype(curvature.dtype)
     length = jnp.where(indefinite, 0, length).astype(curvature.dtype)
     v = optax.tree.add_scale(state.v, length, state.direction)
     residual = optax.tree.add_scale(state.residual, -length, along)
-    squared = optax.tree.vdot(residual, residual)
+    squared = vdot(residual, residual)
     ratio = squared / state.residual_squared
     better = squared < state.best_squared
     return _State(

@@ -5,7 +5,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import lu_factor, lu_solve
 
+from .._inner import product
 from .._result import Result
+from .._tree import norm
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -17,6 +19,13 @@ class Dense(AbstractInverseHVP):
 
     Attributes:
         max_size: raise where theta has more numbers than this: the matrix has its square.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel.inverse_hvp import Dense
+        >>> saddle = jnp.array([[0.0, 2.0], [2.0, 0.0]])
+        >>> Dense()(lambda v: saddle @ v, jnp.array([2.0, 4.0])).v
+        Array([2.00, 1.00], dtype=float32)
     """
 
     max_size: int = eqx.field(default=20_000, static=True)
@@ -39,16 +48,15 @@ def _solve(hvp, g, key):
     flat, unravel = ravel_pytree(g)
 
     def column(direction):
-        product = hvp(unravel(direction)) if key is None else hvp(unravel(direction), key)
-        return ravel_pytree(product)[0]
+        return ravel_pytree(product(hvp, unravel(direction), key))[0]
 
     hessian = jax.vmap(column)(jnp.eye(flat.size, dtype=flat.dtype)).T
     factors = lu_factor(hessian)
-    v = lu_solve(factors, flat)
+    v = jnp.where(jnp.any(flat != 0), lu_solve(factors, flat), 0)
+    residual = norm(hessian @ v - flat)
+    eps = float(jnp.finfo(flat.dtype).eps)
     pivots = jnp.abs(jnp.diag(factors[0]))
-    tiny = flat.size * jnp.finfo(flat.dtype).eps * jnp.max(pivots)
-    singular = jnp.any(pivots <= tiny) & jnp.any(flat != 0)
-    v = jnp.where(jnp.any(flat != 0), v, 0)
-    result = Result.where(singular, Result.singular, Result.successful)
+    singular = jnp.any(pivots <= flat.size * eps * jnp.max(pivots)) | (residual > eps**0.5)
+    result = Result.where(singular & jnp.any(flat != 0), Result.singular, Result.successful)
     result = Result.where(jnp.all(jnp.isfinite(hessian)), result, Result.nonfinite)
-    return Iterate(unravel(v), jnp.asarray(flat.size), result)
+    return Iterate(unravel(v), jnp.asarray(flat.size), result, residual=residual)

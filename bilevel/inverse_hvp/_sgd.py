@@ -1,13 +1,14 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
+from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
+from .._tree import multiply, norm, split_key, vdot
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -24,8 +25,15 @@ class SGD(AbstractInverseHVP):
         steps: how many steps.
         scale: multiplies every update; a learning rate that can change without compiling anew.
         rtol: the relative residual to stop at; None: take all steps, and only a solve that ends
-            with a residual above 1 (worse than v = 0) counts as failed.
+            no nearer to the solution than v = 0 counts as failed.
         loop: how the steps run, see `CG`.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from bilevel.inverse_hvp import SGD
+        >>> hessian = jnp.diag(jnp.array([1.0, 2.0, 4.0]))
+        >>> SGD(optax.sgd(0.25), steps=60)(lambda v: hessian @ v, jnp.ones(3)).v
+        Array([1.000, 0.500, 0.250], dtype=float32)
     """
 
     transformation: optax.GradientTransformation
@@ -61,35 +69,22 @@ class _State(eqx.Module):
 
 @eqx.filter_jit
 def _start(transformation, g, v0, key, steps):
-    v0 = optax.tree.zeros_like(g) if v0 is None else v0
-    norm = optax.tree.norm(g)
-    return _State(
-        v0,
-        transformation.init(v0),
-        v0,
-        jnp.full_like(norm, jnp.inf),
-        jnp.asarray(0),
-        jnp.full((steps,), jnp.nan, norm.dtype),
-        key,
-    )
+    v = optax.tree.zeros_like(g) if v0 is None else v0
+    best = jnp.full_like(norm(g), jnp.inf)
+    losses = jnp.full((steps,), jnp.nan, best.dtype)
+    return _State(v, transformation.init(v), v, best, jnp.asarray(0), losses, key)
 
 
 def _step(operands, state: _State) -> _State:
     hvp, g, transformation, scale, _ = operands
-    if state.key is None:
-        key, hv = None, hvp(state.v)
-    else:
-        key, now = jax.random.split(state.key)
-        hv = hvp(state.v, now)
-    gradient = optax.tree.sub(hv, g)
+    key, now = split_key(state.key, 2)
+    gradient = optax.tree.sub(product(hvp, state.v, now), g)
     updates, optimiser = transformation.update(gradient, state.optimiser, state.v)
-    updates = jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates)
-    v = optax.apply_updates(state.v, updates)
-    loss = 0.5 * optax.tree.vdot(state.v, optax.tree.sub(gradient, g))
-    residual = optax.tree.norm(gradient)
+    loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
+    residual = jnp.asarray(optax.tree.norm(gradient))
     better = residual < state.best
     return _State(
-        v,
+        optax.apply_updates(state.v, multiply(updates, scale)),
         optimiser,
         optax.tree.where(better, state.v, state.best_v),
         jnp.where(better, residual, state.best),
@@ -99,19 +94,18 @@ def _step(operands, state: _State) -> _State:
     )
 
 
+def _done(operands, state: _State):
+    rtol = operands[-1]
+    return False if rtol is None else state.best <= jnp.asarray(rtol, state.best.dtype)
+
+
 @eqx.filter_jit
 def _finish(hvp, g, state: _State) -> Iterate:
     if state.key is not None:
         return Iterate(state.v, state.count, Result.successful, state.losses)
-    last = optax.tree.norm(optax.tree.sub(hvp(state.v), g))
-    better = ~(state.best < last)
+    last = jnp.asarray(optax.tree.norm(optax.tree.sub(hvp(state.v), g)))
+    better = last <= state.best
     v = optax.tree.where(better, state.v, state.best_v)
     residual = jnp.where(better, last, state.best)
-    return Iterate(v, state.count, Result.successful, state.losses, residual)
-
-
-def _done(operands, state: _State):
-    rtol = operands[-1]
-    if rtol is None:
-        return False
-    return state.best <= jnp.asarray(rtol, state.best.dtype)
+    result = Result.where(jnp.isfinite(last), Result.successful, Result.nonfinite)
+    return Iterate(v, state.count, result, state.losses, residual)

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._inner import tree_norm, value_and_grad
+from .._inner import value_and_grad
 from .._result import Result, worst
+from .._tree import check_form, norm, split_key
 
 
 class InnerRecord(eqx.Module):
     """How the inner problem was solved.
 
     Attributes:
-        steps: how many steps the solver took; an integer scalar.
+        steps: how many steps the solver took; an integer scalar, 0 for a plain callable.
         losses: the inner loss before each step and, last, at theta*; shape (steps + 1,).
         gradient_norm: the norm of the inner gradient at theta*. The implicit function theorem asks
             for 0: what is left is the bias of the hypergradient.
@@ -57,19 +58,20 @@ class AbstractSolver(eqx.Module):
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None = None
     ) -> tuple[PyTree[Array], InnerRecord]:
         """theta* and an `InnerRecord`."""
-        solve_key, last_key = (None, None) if key is None else jax.random.split(key)
-        return finish(loss, self.solve(loss, theta0, solve_key), last_key)
+        solve_key, last_key = split_key(key, 2)
+        steps = self.solve(loss, theta0, solve_key)
+        check_form(steps.theta, theta0, "the solver returned", "theta", "theta0")
+        return steps.theta, _record(loss, steps, last_key)
 
 
-def finish(loss, steps: Steps, key) -> tuple[PyTree[Array], InnerRecord]:
+@eqx.filter_jit
+def _record(loss, steps: Steps, key) -> InnerRecord:
     value, gradient = value_and_grad(loss, steps.theta, key)
-    norm = tree_norm(gradient)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    result = worst(
-        Result.where(finite, Result.successful, Result.nonfinite), steps.result
-    )
+    gradient_norm = norm(gradient)
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
+    result = worst(Result.where(finite, Result.successful, Result.nonfinite), steps.result)
     losses = jnp.append(steps.losses, value.astype(steps.losses.dtype))
-    return steps.theta, InnerRecord(steps.steps, losses, norm, result)
+    return InnerRecord(steps.steps, losses, gradient_norm, result)
 
 
 class FunctionSolver(AbstractSolver):
@@ -84,14 +86,8 @@ class FunctionSolver(AbstractSolver):
                 "inner loss: use a bilevel solver, or close over the key in the inner loss."
             )
         theta = self.function(loss, theta0)
-        expected, found = jax.tree.structure(theta0), jax.tree.structure(theta)
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(theta0)]
-        if expected != found or shapes != [jnp.shape(leaf) for leaf in jax.tree.leaves(theta)]:
-            raise ValueError(
-                f"the solver returned a theta of structure {found} and shapes "
-                f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(theta)]}, but theta0 has {expected} "
-                f"and {shapes}: return theta in the form of theta0."
-            )
+        check_form(theta, theta0, "the solver returned", "theta", "theta0")
+        theta = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), theta, theta0)
         empty = jnp.zeros((0,), jnp.result_type(float))
         return Steps(theta, jnp.asarray(0), empty, Result.successful)
 

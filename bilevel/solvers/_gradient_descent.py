@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree, Scalar
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
+from .._tree import multiply, split_key
 from ._base import AbstractSolver, Steps
 
 
@@ -21,7 +22,7 @@ class GradientDescent(AbstractSolver):
         scale: multiplies every update; a learning rate that can change without compiling anew.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from bilevel.solvers import GradientDescent
         >>> solver = GradientDescent(optax.sgd(0.5), steps=20)
@@ -64,12 +65,11 @@ def _start(transformation, theta0, key, steps):
 
 def _step(operands, state: _State) -> _State:
     loss, transformation, scale = operands
-    key, now = (None, None) if state.key is None else jax.random.split(state.key)
+    key, now = split_key(state.key, 2)
     value, gradient = value_and_grad(loss, state.theta, now)
     updates, optimiser = transformation.update(gradient, state.optimiser, state.theta)
-    updates = jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates)
+    theta = optax.apply_updates(state.theta, multiply(updates, scale))
     losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
-    theta = optax.apply_updates(state.theta, updates)
     return _State(theta, optimiser, state.count + 1, losses, key)
 
 

@@ -1,10 +1,10 @@
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 
 from .._inner import value_and_grad
 from .._result import Result, worst
+from .._tree import split_key
 from ..inverse_hvp import CG, AbstractInverseHVP
 from ._base import AbstractSolver, Steps
 
@@ -17,12 +17,12 @@ class Newton(AbstractSolver):
         inverse_hvp: how the inverse Hessian is applied.
         steps: how many steps.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from bilevel.solvers import Newton
         >>> theta, record = Newton()(lambda theta: jnp.sum((theta - 3) ** 2), jnp.zeros(2))
         >>> theta
-        Array([3., 3.], dtype=float32)
+        Array([3.00, 3.00], dtype=float32)
     """
 
     inverse_hvp: AbstractInverseHVP = eqx.field(default_factory=CG)
@@ -35,10 +35,7 @@ class Newton(AbstractSolver):
     def solve(self, loss, theta0, key):
         theta, losses, result = theta0, [], Result.successful
         for _ in range(self.steps):
-            if key is None:
-                gradient_key = solve_key = None
-            else:
-                key, gradient_key, solve_key = jax.random.split(key, 3)
+            key, gradient_key, solve_key = split_key(key, 3)
             value, gradient = value_and_grad(loss, theta, gradient_key)
             hvp = self.inverse_hvp.operator(loss, theta, stochastic=key is not None)
             adjoint = self.inverse_hvp(hvp, gradient, key=solve_key)

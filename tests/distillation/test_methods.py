@@ -72,9 +72,7 @@ def rcig_by_hand(method, network, images, targets):
         h, j = network.features(x), jacobian(x)
         m = jnp.linalg.inv(h @ h.T + ridge * jnp.eye(len(x)))
         m_all = jnp.kron(m, jnp.eye(CLASSES))
-        delta = jnp.linalg.solve(
-            jnp.eye(flat.size) + j.T @ m_all @ j, j.T @ m_all @ y.ravel()
-        )
+        delta = jnp.linalg.solve(jnp.eye(flat.size) + j.T @ m_all @ j, j.T @ m_all @ y.ravel())
         weight = h.T @ m @ (y - (j @ delta).reshape(y.shape))
         moved = (jacobian(images) @ delta).reshape(len(images), CLASSES)
         predictions = moved + network.features(images) @ weight
@@ -91,9 +89,9 @@ def rcig_by_hand(method, network, images, targets):
 def test_rcig_equals_the_dense_algebra(problem, flip):
     network, coreset, images, targets = problem
     method = make_method("rcig", flip=flip)
-    value, expected = jax.jit(
-        jax.value_and_grad(rcig_by_hand(method, network, images, targets))
-    )(coreset)
+    value, expected = jax.jit(jax.value_and_grad(rcig_by_hand(method, network, images, targets)))(
+        coreset
+    )
     found = meta_gradient(method, problem, Newton(CG()), CG())
     assert found.value == pytest.approx(float(value), rel=1e-9)
     for name in ("images", "labels", "log_temperature"):

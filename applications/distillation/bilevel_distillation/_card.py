@@ -20,7 +20,7 @@ trained on them alone learns to tell {classes} classes apart.
 | column | what | type |
 | --- | --- | --- |
 | `image` | the image to look at: clipped and rounded, **not** what to train on | PNG |
-| `pixels` | the image as trained on, in preprocessed space | float32 [{height}, {width}, {channels}] |
+| `pixels` | the image as trained on, preprocessed | float32 [{height}, {width}, {channels}] |
 | `soft_label` | the learned label, centred (near one-hot minus 1/{classes}) | float32 [{classes}] |
 | `label` | the class that the image began as | class label |
 

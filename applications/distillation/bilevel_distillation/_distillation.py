@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._config import RunConfig, resolve
 from ._coreset import Coreset, centred_one_hot, choose_per_class
@@ -55,11 +57,17 @@ class Distillation:
         (10, 8, 8, 1)
     """
 
-    def __init__(self, config: RunConfig, data: ImageData | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData | None = None,
+        preprocessor: Preprocessor | None = None,
+    ):
         """
         Args:
             config: settings; those that are None are filled in from the data set.
             data: images and labels, if not those that `config.dataset` names.
+            preprocessor: fitted already; None: it is fitted on the training images.
 
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
@@ -67,13 +75,20 @@ class Distillation:
         self.data = load_data(config) if data is None else data
         self.config = resolve(config, self.data.image_shape)
         check(self.config, self.data)
-        self.preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
+        if preprocessor is None:
+            preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
+        self.preprocessor = preprocessor
         self.training = Training(
             jnp.asarray(self.preprocessor(self.data.train_images)),
             jnp.asarray(self.data.train_labels),
             self.data.classes,
         )
-        self.recipe = make_recipe(self.config, self.data)
+        self.recipe = make_recipe(
+            replace(self.config, out=Path(), seed=0),
+            self.data.image_shape,
+            self.data.classes,
+            self.data.train_images.shape[0],
+        )
         self.state = first_state(self.recipe, self.config, self.training)
         self.iteration = 0
         self.seconds = 0.0
@@ -191,11 +206,17 @@ def check(config: RunConfig, data: ImageData) -> None:
         )
 
 
+@cache
 def network_maker(
-    config: RunConfig, image_shape: tuple[int, int, int], classes: int, *, smooth: bool
+    width: int | None,
+    depth: int | None,
+    padding: int | None,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    smooth: bool,
 ) -> MakeNetwork:
     """A function from a key to a fresh network."""
-    width, depth, padding = config.width, config.depth, config.padding
     assert width is not None and depth is not None and padding is not None
 
     def make_network(key):
@@ -212,8 +233,13 @@ def network_maker(
     return make_network
 
 
-def make_recipe(config: RunConfig, data: ImageData) -> Recipe:
-    """The recipe of a complete config."""
+@cache
+def make_recipe(
+    config: RunConfig, image_shape: tuple[int, int, int], classes: int, samples: int
+) -> Recipe:
+    """The recipe of a complete config; the same object for the same settings, so that what was
+    compiled for one seed serves the next.
+    """
     assert config.ridge_rate is not None and config.batch_size is not None
     on_cpu = jax.default_backend() == "cpu"
     optimiser = optax.partition(
@@ -221,7 +247,7 @@ def make_recipe(config: RunConfig, data: ImageData) -> Recipe:
             "coreset": optax.adabelief(config.coreset_rate),
             "temperature": optax.adabelief(config.temperature_rate),
         },
-        Coreset("coreset", "coreset", "temperature"),  # pyright: ignore
+        _rate_names,
     )
     return Recipe(
         method=make_method(
@@ -239,11 +265,22 @@ def make_recipe(config: RunConfig, data: ImageData) -> Recipe:
         average=optax.ema(config.average_decay, debias=True),
         pool_optimiser=optax.adam(config.pool_rate),
         make_network=network_maker(
-            config, data.image_shape, data.classes, smooth=bool(config.smooth)
+            config.width,
+            config.depth,
+            config.padding,
+            image_shape,
+            classes,
+            smooth=bool(config.smooth),
         ),
-        batch_size=min(config.batch_size, data.train_images.shape[0]),
+        batch_size=min(config.batch_size, samples),
         most_pool_steps=config.most_pool_steps,
     )
+
+
+def _rate_names(coreset: Coreset) -> PyTree[str]:
+    """Which of the optimiser's two rates each leaf has."""
+    names = ["coreset", "coreset", "temperature"]
+    return jax.tree.unflatten(jax.tree.structure(coreset), names)
 
 
 def first_state(recipe: Recipe, config: RunConfig, training: Training) -> State:
@@ -300,7 +337,8 @@ def judge(
     images, labels = coreset.support(distilled.flip)
     height, width, channels = distilled.images.shape[1:]
     classes = distilled.labels.shape[1]
-    maker = network_maker(config, (height, width, channels), classes, smooth=False)
+    shape = (height, width, channels)
+    maker = network_maker(config.width, config.depth, config.padding, shape, classes, smooth=False)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), seed)
     return evaluate(images, labels, held.images, held.labels, maker, config.evaluation, key, done)
 

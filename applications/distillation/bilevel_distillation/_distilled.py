@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import UInt8
 
 from .data import Preprocessor
 
@@ -25,9 +25,10 @@ class DistilledSet:
     the class with the largest output; images to predict are put through `preprocessor` first.
 
     Attributes:
-        images: as trained on, which is the space that `preprocessor` brings images into.
-        labels: soft and centred: near one-hot minus `1 / n_classes`.
-        classes: the class that each image began as.
+        images: float32 [n, height, width, channels] as trained on, which is the space that
+            `preprocessor` brings images into.
+        labels: float32 [n, n_classes], soft and centred: near one-hot minus `1 / n_classes`.
+        classes: int32 [n], the class that each image began as.
         class_names: the name of each class.
         preprocessor: brings `uint8` images into the space of `images`, and back.
         log_temperature: the logarithm of the temperature learned in distilling.
@@ -40,9 +41,9 @@ class DistilledSet:
             of range, or `provenance` is not for JSON.
     """
 
-    images: Float32[np.ndarray, "n height width channels"]
-    labels: Float32[np.ndarray, "n n_classes"]
-    classes: Int32[np.ndarray, " n"]
+    images: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
     class_names: tuple[str, ...]
     preprocessor: Preprocessor
     log_temperature: float = 0.0
@@ -102,21 +103,20 @@ class DistilledSet:
     def save_npz(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one npz file; a file that is there is replaced in one step."""
         path = Path(path)
-        preprocessing = {f"preprocess_{k}": v for k, v in self.preprocessor.to_arrays().items()}
+        arrays: dict[str, Any] = {
+            "images": self.images,
+            "labels": self.labels,
+            "classes": self.classes,
+            "class_names": np.array(self.class_names, np.str_),
+            "log_temperature": np.float64(self.log_temperature),
+            "flip": np.bool_(self.flip),
+            "provenance": np.str_(json.dumps(self.provenance)),
+        }
+        arrays |= {f"preprocess_{k}": v for k, v in self.preprocessor.to_arrays().items()}
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(unfinished, "wb") as file:
-                np.savez(
-                    file,
-                    images=self.images,
-                    labels=self.labels,
-                    classes=self.classes,
-                    class_names=np.array(self.class_names, np.str_),
-                    log_temperature=np.float64(self.log_temperature),
-                    flip=np.bool_(self.flip),
-                    provenance=np.str_(json.dumps(self.provenance)),
-                    **preprocessing,
-                )
+                np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
@@ -164,7 +164,7 @@ class DistilledSet:
                 )
             preprocessor = Preprocessor.from_arrays(stored)
         if class_names is None:
-            known = arrays.get("class_names", np.arange(labels.shape[-1]))
+            known: Any = arrays.get("class_names", range(labels.shape[-1]))
             class_names = tuple(str(name) for name in known)
         if flip is None:
             rule = images.shape[-1] == 3 and len(images) <= _FLIP_UP_TO
@@ -172,7 +172,7 @@ class DistilledSet:
         return cls(
             images=images,
             labels=labels,
-            classes=arrays.get("classes", labels.argmax(-1)),
+            classes=arrays["classes"] if "classes" in arrays else labels.argmax(-1),
             class_names=tuple(class_names),
             preprocessor=preprocessor,
             log_temperature=float(arrays.get("log_temperature", arrays.get("log_temp", 0.0))),
@@ -195,7 +195,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an npz file.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(

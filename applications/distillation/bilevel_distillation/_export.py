@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,7 @@ _FORMAT = "bilevel-distillation 1"
 _PARQUET = "data/train-00000-of-00001.parquet"
 
 
-def export(
-    distilled: DistilledSet, folder: str | os.PathLike[str], to: Literal["hf", "npz", "png"]
-) -> Path:
+def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> Path:
     """Write a distilled set into a folder, in one of three forms.
 
     The folder appears whole or not at all. An earlier export in its place is replaced.
@@ -68,7 +66,8 @@ def export_hf(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
     def write(new: Path) -> None:
         _write_parquet(distilled, new / _PARQUET)
         with open(new / "preprocess.npz", "wb") as file:
-            np.savez(file, **distilled.preprocessor.to_arrays())
+            arrays: dict[str, Any] = {**distilled.preprocessor.to_arrays()}
+            np.savez(file, **arrays)
         draw_images(distilled, new / "preview.png")
         (new / "README.md").write_text(card(distilled), encoding="utf-8")
 
@@ -133,7 +132,7 @@ def load_hf(folder: str | os.PathLike[str]) -> DistilledSet:
     for part in (_RECORD, "preprocess.npz", _PARQUET):
         if not (folder / part).is_file():
             raise FileNotFoundError(
-                f"folder {str(folder)!r} has no {part}; give a folder that was exported with to='hf'."
+                f"folder {str(folder)!r} has no {part}; give a folder exported with to='hf'."
             )
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))

@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ._config import RunConfig, differences, from_json, to_json
+from .data import Preprocessor
 
 
 class RunFolder:
     """Paths and small files of a run.
 
     config.json      the settings, complete
+    preprocess.npz   what brings images into training space, as fitted at the start
     metrics.jsonl    one JSON object a line
     checkpoints/     the last two
     distilled.npz    the distilled set, once done
@@ -24,6 +28,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.preprocess = path / "preprocess.npz"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.distilled = path / "distilled.npz"
@@ -64,6 +69,19 @@ class RunFolder:
         if not self.config.exists():
             raise ValueError(f"{str(self.path)!r} holds no run: no config.json is in it.")
         return from_json(self.config.read_text(), self.config)
+
+    def read_preprocessor(self) -> Preprocessor | None:
+        if not self.preprocess.exists():
+            return None
+        with np.load(self.preprocess) as arrays:
+            return Preprocessor.from_arrays(arrays)
+
+    def keep_preprocessor(self, preprocessor: Preprocessor) -> None:
+        """Fitting it anew might differ in the last bit, with another number of threads."""
+        if not self.preprocess.exists():
+            temporary = self.path / "partial.preprocess.npz"
+            np.savez(temporary, allow_pickle=False, **preprocessor.to_arrays())
+            os.replace(temporary, self.preprocess)
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         with self.metrics.open("a") as file:

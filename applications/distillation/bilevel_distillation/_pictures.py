@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from ._distilled import DistilledSet
 
@@ -38,7 +38,7 @@ class _Layout:
 
 
 def draw_images(
-    pictures: DistilledSet | tuple[UInt8[np.ndarray, "n height width channels"], Sequence[str]],
+    pictures: DistilledSet | tuple[np.ndarray, Sequence[str]],
     path: str | os.PathLike[str],
 ) -> Path:
     """Draw images as a grid with their classes, pixels enlarged by a whole number.
@@ -48,7 +48,8 @@ def draw_images(
     10 images in rows; the picture says what it leaves out.
 
     Args:
-        pictures: a distilled set, or `uint8` images with a title for each.
+        pictures: a distilled set, or images, uint8 [n, height, width, channels], and a title
+            for each.
         path: the PNG file to write.
 
     Returns:
@@ -130,7 +131,7 @@ def _layout_of_classes(classes: np.ndarray, class_names: Sequence[str]) -> _Layo
     present = np.unique(classes)
     if len(present) == len(classes):
         order = np.argsort(classes)
-        layout = _plain_layout(len(classes), [class_names[classes[i]] for i in order])
+        layout = _plain_layout(len(classes), [class_names[int(classes[i])] for i in order])
         places = [(row, column, int(order[i])) for row, column, i in layout.places]
         return _Layout(layout.rows, layout.columns, places, [], layout.cell_titles, layout.note)
     shown = present[:_MOST_ROWS]
@@ -145,7 +146,7 @@ def _layout_of_classes(classes: np.ndarray, class_names: Sequence[str]) -> _Layo
         rows=len(rows),
         columns=max(len(row) for row in rows),
         places=[(r, c, int(i)) for r, row in enumerate(rows) for c, i in enumerate(row)],
-        row_titles=[class_names[label] for label in shown],
+        row_titles=[class_names[int(label)] for label in shown],
         cell_titles=[],
         note=", ".join(left_out),
     )
@@ -157,7 +158,7 @@ def _plain_layout(n: int, titles: list[str]) -> _Layout:
     return _Layout(
         rows=math.ceil(shown / columns),
         columns=columns,
-        places=[(*divmod(i, columns), i) for i in range(shown)],
+        places=[(i // columns, i % columns, i) for i in range(shown)],
         row_titles=[],
         cell_titles=titles[:shown],
         note=f"{shown} of {n} images" if shown < n else "",
@@ -188,7 +189,7 @@ def _draw_grid(images: np.ndarray, layout: _Layout, path: Path) -> Path:
     longest = max(map(len, layout.cell_titles), default=1)
     size = min(9.0, max(6.0, width / (_LETTER * longest)))  # in points
 
-    def write(x: float, y: float, text: str, **how: Any) -> None:
+    def write(x: float | int, y: float | int, text: str, **how: Any) -> None:
         figure.text(x / total_x, 1 - y / total_y, text, color=_INK, **how)
 
     for row, column, image in layout.places:

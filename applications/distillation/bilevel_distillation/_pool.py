@@ -58,16 +58,27 @@ def make_pool(make_network: MakeNetwork, optimiser, models: int, key: PRNGKeyArr
 
 
 def take(pool: Pool, index: Int[Array, ""]) -> Member:
-    stacked = Member(pool.networks, pool.optimisers, pool.ages)
-    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)
+    """One network of the pool."""
+
+    def at(stacked):
+        return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)
+
+    return Member(at(pool.networks), at(pool.optimisers), at(pool.ages))
 
 
 def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
-    stacked = Member(pool.networks, pool.optimisers, pool.ages)
-    stacked = jax.tree.map(
-        lambda leaf, new: leaf.at[index].set(new) if eqx.is_array(leaf) else leaf, stacked, member
+    """The pool with one network replaced."""
+
+    def at(stacked, one):
+        return jax.tree.map(
+            lambda leaf, new: leaf.at[index].set(new) if eqx.is_array(leaf) else leaf, stacked, one
+        )
+
+    return Pool(
+        at(pool.networks, member.network),
+        at(pool.optimisers, member.optimiser),
+        at(pool.ages, member.age),
     )
-    return Pool(stacked.network, stacked.optimiser, stacked.age)
 
 
 def train_step(member: Member, optimiser, coreset: Coreset, flip: bool) -> Member:

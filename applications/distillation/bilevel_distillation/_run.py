@@ -55,11 +55,12 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     reporter = reporter or Reporter()
     folder = RunFolder(config.out)
     folder.check_free()
-    distillation = Distillation(config)
-    complete = folder.claim(distillation.config)
-    if complete and (results := folder.read_results()) is not None:
+    distillation = Distillation(config, preprocessor=folder.read_preprocessor())
+    ours = folder.claim(distillation.config)
+    if ours and (results := folder.read_results()) is not None:
         reporter.say(f"{folder.path} holds this run, complete.")
         return results
+    folder.keep_preprocessor(distillation.preprocessor)
     held = hold(distillation.data, distillation.preprocessor)
     _distil(distillation, held, folder, reporter)
     distilled = distillation.distilled()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,9 +12,10 @@ class ImageData:
 
     Attributes:
         name: what the data set is called in records and pictures.
-        train_images: pixels from 0 to 255, one channel (gray) or three (red, green, blue).
-        train_labels: the class of each training image, from 0 to `classes - 1`. Other integer
-            types are converted.
+        train_images: uint8 [n, height, width, channels], pixels from 0 to 255, one channel (gray)
+            or three (red, green, blue).
+        train_labels: int32 [n], the class of each training image, from 0 to `classes - 1`. Other
+            integer types are converted.
         test_images: as `train_images`, of the same image shape.
         test_labels: as `train_labels`.
         class_names: the name of each class, in the order of the labels.
@@ -25,10 +26,10 @@ class ImageData:
     """
 
     name: str
-    train_images: UInt8[np.ndarray, "n_train height width channels"]
-    train_labels: Int32[np.ndarray, " n_train"]
-    test_images: UInt8[np.ndarray, "n_test height width channels"]
-    test_labels: Int32[np.ndarray, " n_test"]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -24,17 +24,17 @@ class Preprocessor:
     of $S^T S / n$ and $\rho$ the regularisation.
 
     Attributes:
-        mean: of each channel, of pixels in [0, 1].
-        std: of each channel, of pixels in [0, 1].
+        mean: float32 [channels], of pixels in [0, 1].
+        std: float32 [channels], of pixels in [0, 1].
         image_shape: height, width, channels.
-        whitening: the symmetric matrix W, pixels flattened in the order height, width, channel;
-            None without ZCA.
+        whitening: the symmetric matrix W, float32 [pixels, pixels], pixels flattened in the order
+            height, width, channel; None without ZCA.
     """
 
-    mean: Float32[np.ndarray, " channels"]
-    std: Float32[np.ndarray, " channels"]
+    mean: np.ndarray
+    std: np.ndarray
     image_shape: tuple[int, int, int]
-    whitening: Float32[np.ndarray, "pixels pixels"] | None = None
+    whitening: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         height, width, channels = (int(size) for size in self.image_shape)

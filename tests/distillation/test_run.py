@@ -1,0 +1,208 @@
+"""A run in its folder: complete, resumed to the same bits, refused where it cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilevel_distillation import DistilledSet, EvaluationConfig, RunConfig, load_hf, run
+from bilevel_distillation._run import Reporter
+
+TINY = RunConfig(
+    dataset="digits",
+    iterations=12,
+    batch_size=32,
+    width=4,
+    depth=2,
+    pool_size=2,
+    pool_steps=3,
+    most_pool_steps=6,
+    curve_points=1,
+    checkpoint_seconds=0.0,
+    evaluation=EvaluationConfig(networks=1, steps=4),
+)
+
+
+class Crash(Reporter):
+    """Raises once so many iterations are done."""
+
+    def __init__(self, after: int):
+        self.left = after
+
+    def advance(self, count, **figures):
+        self.left -= count
+        if self.left <= 0:
+            raise RuntimeError("the power went off")
+
+
+def arrays(path):
+    with np.load(path / "distilled.npz") as file:
+        return {name: file[name] for name in file.files if file[name].dtype.kind == "f"}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "complete"
+    return out, run(replace(TINY, out=out))
+
+
+def test_a_run_leaves_all_that_is_promised(complete):
+    out, results = complete
+    assert set(results) == {"distilled", "random_subset"}
+    assert json.loads((out / "results.json").read_text()) == results
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [r["iteration"] for r in records if "loss" in r]
+    assert steps == list(range(1, 13))
+    assert all(0 < r["adjoint_residual"] < 2e-3 for r in records if "loss" in r)
+    assert [r["iteration"] for r in records if "test_accuracy" in r] == [0]
+    for picture in ("images.png", "curve.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    config = json.loads((out / "config.json").read_text())
+    assert config["width"] == 4 and config["ridge_rate"] == 5e-4 and config["depth"] == 2
+    distilled, exported = DistilledSet.load_npz(out / "distilled.npz"), load_hf(out / "dataset")
+    assert distilled.images.shape == (10, 8, 8, 1)
+    np.testing.assert_array_equal(distilled.images, exported.images)
+    assert distilled.provenance["iterations"] == 12
+
+
+def test_a_complete_run_is_only_read(complete):
+    out, results = complete
+    before = (out / "metrics.jsonl").stat().st_mtime_ns
+    assert run(replace(TINY, out=out)) == results
+    assert (out / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_saved_config_runs_again_to_the_same_bits(complete, tmp_path):
+    from bilevel_distillation._folder import RunFolder
+
+    out, _ = complete
+    config = RunFolder(out).read_config()
+    run(replace(config, out=tmp_path / "again"))
+    assert_same_bits(arrays(out), arrays(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("after", [1, 5, 11])
+def test_a_crashed_run_resumes_to_the_same_bits(complete, tmp_path, after):
+    config = replace(TINY, out=tmp_path / "run")
+    with pytest.raises(RuntimeError, match="power"):
+        run(config, Crash(after))
+    run(config)
+    assert_same_bits(arrays(complete[0]), arrays(config.out))
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    iterations = [json.loads(line)["iteration"] for line in lines if '"loss"' in line]
+    assert iterations == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(complete, tmp_path, caplog):
+    config = replace(TINY, out=tmp_path / "run")
+    with pytest.raises(RuntimeError, match="power"):
+        run(config, Crash(8))
+    newest = max((config.out / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    files = [p for p in (newest / "state").rglob("*") if p.is_file() and p.parent.name == "d"]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(bytes(content))
+    run(config)
+    assert "is damaged" in caplog.text and "the one before it is used" in caplog.text
+    assert_same_bits(arrays(complete[0]), arrays(config.out))
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from bilevel_distillation import *;"
+        "from tests_config import TINY; from dataclasses import replace;"
+        "run(replace(TINY, iterations=60, out=Path(sys.argv[1])))"
+    )
+    source = f"from bilevel_distillation import *\nTINY = {TINY!r}\n"
+    source = "from pathlib import Path, PosixPath\n" + source
+    (tmp_path / "tests_config.py").write_text(source)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    said = (tmp_path / "stderr.txt").open("w")
+
+    def start(out):
+        command = [sys.executable, "-c", script, str(out)]
+        return subprocess.Popen(command, env=environment, stderr=said)
+
+    assert start(tmp_path / "whole").wait(300) == 0, Path(said.name).read_text()
+    seed = int(time.time())
+    rng = np.random.default_rng(seed)
+    out, killed = tmp_path / "killed", 0
+    for moment in sorted(rng.integers(1, 55, size=3)):
+        process = start(out)
+        while process.poll() is None and newest_checkpoint(out) < moment:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed == 3, f"seed {seed}"
+    assert start(out).wait(300) == 0, Path(said.name).read_text()
+    said.close()
+    assert_same_bits(arrays(tmp_path / "whole"), arrays(out))
+
+
+def newest_checkpoint(out) -> int:
+    folder = out / "checkpoints"
+    names = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def test_a_folder_of_another_run_is_refused(complete):
+    out, _ = complete
+    with pytest.raises(ValueError, match="other settings .*seed is 0 there and 1 here.*another"):
+        run(replace(TINY, out=out, seed=1))
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="exists and holds no run: give a new or empty folder"):
+        run(replace(TINY, out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(ipc=1000), "ipc is 1000 but class .* has"),
+        (dict(depth=4), "images of 8 x 8 pixels .* cannot be halved depth=4 times"),
+        (dict(zca=True), "zca=True whitens colour images, and 'digits' is gray"),
+        (dict(dataset="digit"), "digits"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, change, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        run(replace(TINY, out=tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(ipc=0), "ipc=0 is too small: give 1 or more"),
+        (dict(average_decay=1.0), "average_decay=1.0 is not a decay"),
+        (dict(ridge_rate=0.0), "ridge_rate=0.0 is not positive"),
+        (dict(padding=-1), "padding=-1 is negative"),
+    ],
+)
+def test_settings_out_of_range_are_said(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(TINY, **change)
