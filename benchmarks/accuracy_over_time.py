@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from _report import machine, table, write
+from _report import table, write
 
 from bilevel_distillation import (
     Distillation,
@@ -73,7 +73,7 @@ def main(arguments: Arguments) -> None:
         ]
         if missing:
             records += race(arguments, data, seed, missing)
-            write(arguments.name, {"machine": machine(), "records": records})
+            write(arguments.name, {"records": records})
     show(records)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ._inner import InnerLoss, as_arrays, mixed_vjp
+from ._inner import InnerLoss, as_arrays, mixed_vjp, strongly_typed
 from ._result import Throw, act_on, check_throw
 from ._tree import negative, split_key
 from .inverse_hvp import CG, AbstractInverseHVP
@@ -28,7 +28,8 @@ def argmin(
     The derivative of theta* with a cotangent c is `-d/d psi <d inner/d theta, H^-1 c>` (implicit
     function theorem), whatever the solver did. It reaches psi, the inner arguments, and arrays
     that `inner` closes over. With respect to theta0 it is zero by construction, and asking for it
-    warns.
+    warns. The solution of one problem may be the psi of another; an `inner` that itself calls an
+    `argmin` is beyond it, for its Hessian takes forward mode as well.
 
     Args:
         inner: `inner(theta, psi, *inner_args)`, a scalar; called with `key=` where one is given.
@@ -57,9 +58,10 @@ def argmin(
         psi = as_arrays(psi, "psi")
         theta0 = as_arrays(theta0, "theta0")
         kwargs = {} if key is None else {"key": key}
+        inner_args = strongly_typed(inner_args)
         closed = eqx.filter_closure_convert(inner, theta0, psi, *inner_args, **kwargs)
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
-        differentiable = (closed, psi, inner_args, start)
+        differentiable = (strongly_typed(closed), psi, inner_args, start)
         keys = split_key(key, 3)
         theta = _argmin(differentiable, static, keys, inner_solver, inverse, throw)
         return eqx.combine(theta, static)

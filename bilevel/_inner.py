@@ -14,17 +14,28 @@ Params = PyTree[Array]
 
 def as_arrays(tree: PyTree, name: str) -> PyTree:
     """`tree` with NumPy leaves, or a lone Python float, turned into JAX arrays."""
-    if isinstance(tree, float):
-        tree = jnp.asarray(tree)
-    tree = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf, tree
-    )
+    tree = strongly_typed(jnp.asarray(tree) if isinstance(tree, float) else tree)
     if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(tree)):
         raise ValueError(
             f"{name} holds no floating-point array to differentiate: pass jax arrays (for example "
             "`jnp.asarray(1.0)`) or a pytree of them."
         )
     return tree
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """`tree` with JAX arrays for NumPy ones, none of them weakly typed.
+
+    What a transformation makes of a Python scalar is weakly typed, and its value may still be that
+    scalar, which is no array.
+    """
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, leaf.dtype) if _needs_a_dtype(leaf) else leaf, tree
+    )
+
+
+def _needs_a_dtype(leaf) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic) or getattr(leaf, "weak_type", False)
 
 
 def check_scalar(value: Any, name: str) -> None:
@@ -41,7 +52,7 @@ def check_scalar(value: Any, name: str) -> None:
 
 
 class InnerLoss(eqx.Module):
-    """`inner(., psi, *args)` as a function of the floating-point leaves of theta; see `evaluate`."""
+    """`inner(., psi, *args)` as a function of the floating-point leaves of theta."""
 
     inner: Callable
     theta_static: PyTree
@@ -96,8 +107,7 @@ class LinearizedHVP(eqx.Module):
 @eqx.filter_jit
 def linearized_hvp(loss: Callable, theta: Params) -> LinearizedHVP:
     _, linear = jax.linearize(jax.grad(lambda t: evaluate(loss, t, None)), theta)
-    # As a closure-converted function its arrays are arguments: compiled steps are found again.
-    return LinearizedHVP(eqx.filter_closure_convert(linear, theta))
+    return LinearizedHVP(linear)
 
 
 class RederivedHVP(eqx.Module):

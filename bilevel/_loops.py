@@ -43,6 +43,8 @@ def iterate(
     `step` and `done` must be module-level functions, so that compiled steps are found again;
     all that changes between calls travels in `operands`.
     """
+    if max_steps == 0:
+        return carry
     way = choose(step, operands, carry, max_steps, loop)
     if way == "loop":
         return _looped(step, done, operands, carry, max_steps)

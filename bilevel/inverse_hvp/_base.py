@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, linearized_hvp, product
-from .._result import Result
+from .._result import Result, worst
 from .._tree import check_form, divide, largest, multiply, norm, split_key
 
 STOCHASTIC_LIMIT = 10.0
@@ -159,10 +159,11 @@ def _judge(hvp, unit, scale, iterate, tolerance, key):
         failure = Result.max_steps_reached
     elif key is not None:
         limit = jnp.asarray(STOCHASTIC_LIMIT, residual.dtype)
-    missed = (iterate.result == Result.successful) & (residual > limit)
-    result = Result.where(missed, failure, iterate.result)
+    result = Result.where(residual > limit, failure, Result.successful)
     finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))
-    return v, residual, Result.where(finite, result, Result.nonfinite)
+    result = Result.where(finite, result, Result.nonfinite)
+    # The method itself knows best why it failed.
+    return v, residual, worst(iterate.result, result)
 
 
 def default_rtol(g: PyTree[Array]) -> float:

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
+from .._descent import descend
 from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import multiply, norm, split_key, vdot
+from .._tree import norm, split_key, vdot
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -79,12 +80,12 @@ def _step(operands, state: _State) -> _State:
     hvp, g, transformation, scale, _ = operands
     key, now = split_key(state.key, 2)
     gradient = optax.tree.sub(product(hvp, state.v, now), g)
-    updates, optimiser = transformation.update(gradient, state.optimiser, state.v)
+    v, optimiser = descend(transformation, gradient, state.optimiser, state.v, scale)
     loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
     residual = jnp.asarray(optax.tree.norm(gradient))
     better = residual < state.best
     return _State(
-        optax.apply_updates(state.v, multiply(updates, scale)),
+        v,
         optimiser,
         optax.tree.where(better, state.v, state.best_v),
         jnp.where(better, residual, state.best),

@@ -69,7 +69,7 @@ def _record(loss, steps: Steps, key) -> InnerRecord:
     value, gradient = value_and_grad(loss, steps.theta, key)
     gradient_norm = norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-    result = worst(Result.where(finite, Result.successful, Result.nonfinite), steps.result)
+    result = worst(steps.result, Result.where(finite, Result.successful, Result.nonfinite))
     losses = jnp.append(steps.losses, value.astype(steps.losses.dtype))
     return InnerRecord(steps.steps, losses, gradient_norm, result)
 

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
+from .._descent import descend
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import multiply, split_key
+from .._tree import split_key
 from ._base import AbstractSolver, Steps
 
 
@@ -67,8 +68,7 @@ def _step(operands, state: _State) -> _State:
     loss, transformation, scale = operands
     key, now = split_key(state.key, 2)
     value, gradient = value_and_grad(loss, state.theta, now)
-    updates, optimiser = transformation.update(gradient, state.optimiser, state.theta)
-    theta = optax.apply_updates(state.theta, multiply(updates, scale))
+    theta, optimiser = descend(transformation, gradient, state.optimiser, state.theta, scale)
     losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
     return _State(theta, optimiser, state.count + 1, losses, key)
 

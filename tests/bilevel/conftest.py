@@ -1,5 +1,7 @@
 """What the toolkit's tests share: problems with a dense answer, and a count of compilations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -21,18 +23,29 @@ class Problem:
         def loss(t):
             return self.inner(unravel(t), psi)
 
-        for _ in range(12):
-            flat = flat - jnp.linalg.solve(jax.hessian(loss)(flat), jax.grad(loss)(flat))
-        return flat, unravel
+        def newton(_, t):
+            return t - jnp.linalg.solve(jax.hessian(loss)(t), jax.grad(loss)(t))
 
+        return jax.lax.fori_loop(0, 12, newton, flat), unravel
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def theta(self, psi):
+        flat, unravel = self.solution(psi)
+        return unravel(flat)
+
+    @functools.partial(jax.jit, static_argnums=0)
     def value(self, psi):
         flat, unravel = self.solution(psi)
         return self.outer(unravel(flat), psi)
 
+    @functools.cached_property
     def gradient(self):
         """direct - cross^T H^-1 g, every matrix explicit."""
-        theta, unravel = self.solution(self.psi)
-        psi, unravel_psi = ravel_pytree(self.psi)
+        return jax.jit(self._gradient)(self.psi)
+
+    def _gradient(self, psi):
+        theta, unravel = self.solution(psi)
+        psi, unravel_psi = ravel_pytree(psi)
 
         def inner(t, p):
             return self.inner(unravel(t), unravel_psi(p))
@@ -100,7 +113,7 @@ def logistic():
     return Problem(inner, outer, jnp.asarray(rng.normal(size=10)), jnp.zeros(2))
 
 
-PROBLEMS = {"quadratic": quadratic, "regression": regression, "logistic": logistic}
+PROBLEMS = {make.__name__: functools.cache(make) for make in (quadratic, regression, logistic)}
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -110,7 +123,7 @@ def problem(request, x64):
 
 @pytest.fixture
 def ridge_problem(x64):
-    return regression()
+    return PROBLEMS["regression"]()
 
 
 @pytest.fixture

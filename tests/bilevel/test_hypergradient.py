@@ -27,7 +27,7 @@ METHODS = {
     "newton-cg": (Newton(steps=6), CG()),
     "newton-dense": (Newton(Dense(), steps=6), Dense()),
     "descent-sgd": (GradientDescent(optax.sgd(0.3), 400), SGD(optax.sgd(0.3), 400)),
-    "adam-cg-rederived": (GradientDescent(optax.adam(0.05), 2500), CG(rederive=True)),
+    "momentum-cg-rederived": (GradientDescent(optax.sgd(0.1, 0.9), 800), CG(rederive=True)),
 }
 
 
@@ -36,7 +36,7 @@ def test_equals_the_dense_solve(method, problem, close):
     solver, inverse_hvp = METHODS[method]
     compute = hypergradient(problem.outer, problem.inner, solver=solver, inverse_hvp=inverse_hvp)
     h = compute(problem.psi, problem.theta0)
-    close(h.grad, problem.gradient(), 1e-6 if method == "adam-cg-rederived" else 1e-8)
+    close(h.grad, problem.gradient, 1e-8)
     close(h.grad, jax.tree.map(jnp.add, h.direct, h.implicit))
     close(h.value, problem.value(problem.psi), 1e-8)
     assert h.adjoint.residual < 1e-8
@@ -47,7 +47,7 @@ def test_equals_the_dense_solve(method, problem, close):
 
 def test_equals_finite_differences(problem):
     direction = jax.tree.map(
-        lambda p: jnp.cos(jnp.arange(p.size) + 1.0).reshape(p.shape), problem.psi
+        lambda p: jnp.cos(jnp.arange(1.0, p.size + 1)).reshape(p.shape), problem.psi
     )
     grad = implicit_grad(problem.outer, problem.inner, solver=Newton(steps=6))(
         problem.psi, problem.theta0
@@ -80,7 +80,7 @@ def test_a_foreign_solver(ridge_problem, close):
     h = hypergradient(ridge_problem.outer, ridge_problem.inner, solver=scipy_like)(
         ridge_problem.psi, ridge_problem.theta0
     )
-    close(h.grad, ridge_problem.gradient(), 1e-6)
+    close(h.grad, ridge_problem.gradient, 1e-6)
     assert h.inner.losses.shape == (1,)
 
 
@@ -94,7 +94,7 @@ def test_forms_of_the_answer(ridge_problem, close):
     call = (ridge_problem.psi, ridge_problem.theta0)
     kwargs = {"outer_args": (jnp.asarray(2.0),), "inner_args": (np.asarray(3.0),)}
     h = hypergradient(outer, inner, solver=Newton(), has_aux=True)(*call, **kwargs)
-    expected = ridge_problem.gradient()
+    expected = ridge_problem.gradient
     close(h.grad, expected)
     close(h.aux["theta"], h.theta)
     np.testing.assert_allclose(h.value, 2 + ridge_problem.value(ridge_problem.psi))
@@ -121,7 +121,7 @@ def test_modules_with_static_leaves(ridge_problem, close):
         lambda t, p: ridge_problem.inner(t.weight, p.weight) + 0 * t.steps,
         solver=Newton(),
     )(psi, theta0)
-    close(h.grad.weight, ridge_problem.gradient())
+    close(h.grad.weight, ridge_problem.gradient)
     assert h.theta.name == "theta" and h.theta.activation is jnp.tanh and h.theta.steps == 3
     assert h.grad.activation is None and h.grad.steps is None
     assert eqx.apply_updates(psi, h.grad).weight.shape == psi.weight.shape
@@ -201,11 +201,13 @@ def test_a_second_call_compiles_nothing(compilations):
         inverse_hvp=CG(loop="dispatch"),
         throw="ignore",
     )
-    x = jnp.ones((4, 2)) * jnp.array([1.0, 2.0])
+    x = jnp.ones((4, 2)).at[:, 1].set(2.0)
+    other = jnp.asarray(2.0), jnp.ones(2), x + 1
     first = compute(jnp.asarray(1.0), jnp.zeros(2), inner_args=(x,))
+    _ = first.grad
     before, compiled = traced, compilations()
     assert before > 0 and compiled > 0
-    second = compute(jnp.asarray(2.0), jnp.ones(2), inner_args=(x + 1,))
+    second = compute(*other[:2], inner_args=other[2:])
     _ = second.grad
     assert (traced, compilations() - compiled) == (before, 0)
     assert first.value != second.value
@@ -329,7 +331,9 @@ class TestBadInput:
         self.check("the solver returned a theta of structure", solver=lambda loss, t: {"a": t})
 
     def test_solver_of_another_shape(self):
-        self.check(r"the solver returned.*\(3,\).*form of theta0", solver=lambda l, t: jnp.zeros(3))
+        self.check(
+            r"the solver returned.*\(3,\).*form of theta0", solver=lambda loss, t: jnp.zeros(3)
+        )
 
     def test_solver_is_none(self, unchecked):
         self.check("solver=3 is neither", solver=3)

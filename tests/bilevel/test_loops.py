@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from bilevel._loops import MOST_UNROLLED, choose, iterate
-from bilevel.inverse_hvp import CG, SGD
+from bilevel.inverse_hvp import CG
 from bilevel.solvers import GradientDescent
 
 WAYS = ["auto", "loop", "unroll", "dispatch"]
@@ -110,9 +110,7 @@ class Halving(eqx.Module):
 
 
 def halve(operands, state):
-    key, now = jax.random.split(state.key)
-    x = operands * state.x + 0.01 * jax.random.normal(now, state.x.shape)
-    return Halving(x, state.count + 1, key, state.name)
+    return Halving(operands * state.x, state.count + 1, state.key, state.name)
 
 
 def small(operands, state):
@@ -127,11 +125,11 @@ def never(operands, state):
 def test_all_ways_give_the_same(done):
     start = Halving(jnp.ones(3), jnp.asarray(0), jax.random.key(0), "state")
     half = jnp.asarray(0.5)
-    expected = iterate(halve, done, half, start, 9, "dispatch")
-    assert expected.count == (9 if done is never else 4)
+    expected = iterate(halve, done, half, start, 5, "dispatch")
+    assert expected.count == (5 if done is never else 4)
     for way in WAYS:
         for run in (iterate, eqx.filter_jit(iterate)):
-            found = run(halve, done, half, start, 9, way)
+            found = run(halve, done, half, start, 5, way)
             assert found.name == "state" and found.count == expected.count
             np.testing.assert_allclose(found.x, expected.x, rtol=1e-6)
             assert jnp.all(jax.random.key_data(found.key) == jax.random.key_data(expected.key))
@@ -141,9 +139,9 @@ def test_all_ways_give_the_same(done):
 def test_vmap_stops_each_on_its_own(way):
     def run(factor):
         start = Halving(jnp.ones(3), jnp.asarray(0), jax.random.key(0), "state")
-        return iterate(halve, small, factor, start, 9, way).count
+        return iterate(halve, small, factor, start, 6, way).count
 
-    np.testing.assert_array_equal(jax.vmap(run)(jnp.array([0.5, 0.01, 0.9])), [4, 1, 9])
+    np.testing.assert_array_equal(jax.vmap(run)(jnp.array([0.5, 0.01, 0.9])), [4, 1, 6])
 
 
 def network_loss(theta):
@@ -158,20 +156,13 @@ THETA = {"kernel": 0.1 * jnp.ones((3, 3, 1, 2)), "head": 0.1 * jnp.ones((2, 1))}
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_solvers_of_a_convolutional_network(jit, close):
-    def descend(way):
-        return GradientDescent(optax.adam(0.01), 4, loop=way)(network_loss, THETA)
-
-    def invert(way, method):
-        hvp = method.operator(network_loss, THETA)
-        return method(hvp, THETA)
-
     def everything(way):
-        cg = CG(max_steps=4, damping=20.0, loop=way)
-        sgd = SGD(optax.sgd(1e-3), 4, damping=20.0, loop=way)
-        theta, record = descend(way)
-        return theta, record.losses, invert(way, cg).v, invert(way, sgd).v
+        theta, record = GradientDescent(optax.adam(0.01), 3, loop=way)(network_loss, THETA)
+        cg = CG(max_steps=3, damping=20.0, loop=way)
+        hvp = cg.operator(network_loss, THETA)
+        return theta, record.losses, cg(hvp, THETA).v
 
     run = eqx.filter_jit(everything) if jit else everything
     expected = run("loop")
-    for way in ("unroll",) if jit else ("auto", "unroll", "dispatch"):
+    for way in ("unroll",) if jit else ("unroll", "dispatch"):
         close(run(way), expected, 1e-4)

@@ -41,14 +41,18 @@ class Checkpoints:
 
         A damaged one is passed over, and the log says so.
         """
-        for iteration in sorted(self._manager.all_steps(), reverse=True):
+        iterations = sorted(self._manager.all_steps(), reverse=True)
+        for iteration in iterations:
             try:
                 return iteration, *self._read(iteration, template)
             except Exception as error:
                 log.warning(
-                    "the checkpoint of iteration %d is damaged (%s); the one before it is used.",
+                    "the checkpoint of iteration %d is damaged (%s); %s.",
                     iteration,
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    "there is none before it"
+                    if iteration == iterations[-1]
+                    else "the one before it is used",
                 )
                 self._manager.delete(iteration)
         return None
@@ -56,7 +60,7 @@ class Checkpoints:
     def _read(self, iteration: int, template: State) -> tuple[State, dict[str, Any]]:
         wanted = _named_arrays(template)
         load = self._ocp.args
-        read = self._manager.restore(
+        read: Any = self._manager.restore(
             iteration,
             args=load.Composite(state=load.StandardRestore(wanted), notes=load.JsonRestore()),
         )

@@ -3,8 +3,9 @@
 import logging
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from rich.console import Console
@@ -13,35 +14,56 @@ from ._config import EvaluateConfig, RunConfig
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportConfig:
     """Write a run's distilled set in another form.
 
     Attributes:
         path: a run's folder.
-        to: hf (a `datasets` folder with a card), npz, or png (one file an image).
-        out: where to; None: beside the run's other files.
+        to: hf (a `datasets` folder with a card), npz (NumPy), or png (one picture an image).
+        out: a new folder for it.
     """
 
     path: Annotated[Path, tyro.conf.Positional]
     to: Literal["hf", "npz", "png"] = "hf"
-    out: Path | None = None
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help_behavior_hint="(default: dataset, npz or png in the run's folder)"),
+    ] = None
 
 
 Command = (
-    Annotated[RunConfig, tyro.conf.subcommand("run", description="Distil a data set.")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
+    Annotated[
+        RunConfig,
+        tyro.conf.subcommand(
+            "run",
+            description="Distil a data set into a folder; a run that the folder holds goes on.",
+        ),
+    ]
+    | Annotated[
+        EvaluateConfig,
+        tyro.conf.subcommand(
+            "evaluate",
+            description="Train networks from scratch on a distilled set and test them on held-out "
+            "images.",
+        ),
+    ]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake ends with one sentence and status 2."""
-    command = tyro.cli(
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"bilevel-distill {version('bilevel-distillation')}")
+        return
+    command: Any = tyro.cli(
         Command,  # pyright: ignore
         prog="bilevel-distill",
-        description="Condense a training set into a few synthetic images per class.",
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        description="Condense a training set into a few synthetic images per class. "
+        "(--version prints the version.)",
+        args=arguments or ["--help"],
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -53,9 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
             _evaluate(command, console)
         else:
             _export(command, console)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"bilevel-distill: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (ValueError, OSError) as error:
+        _leave(str(error), 2)
+    except KeyboardInterrupt:
+        _leave("interrupted.", 130)
 
 
 def _run(config: RunConfig, console: Console) -> None:
@@ -63,28 +86,28 @@ def _run(config: RunConfig, console: Console) -> None:
     from ._folder import RunFolder
     from ._run import Interrupted, run
 
-    try:
-        results = run(config, ConsoleReporter(console))
-    except Interrupted as interruption:
-        print(f"bilevel-distill: {interruption}", file=sys.stderr)
-        raise SystemExit(130) from None
-    title = f"{config.dataset}, {config.ipc} per class, {config.method}"
-    console.print(results_table(results, title))
+    with ConsoleReporter(console) as reporter:
+        try:
+            results = run(config, reporter)
+        except Interrupted as interruption:
+            _leave(str(interruption), 130)
+    name = PurePath(config.dataset).name if Path(config.dataset).is_dir() else config.dataset
+    console.print(results_table(results, f"{name}, {config.ipc} per class, {config.method}"))
     folder = RunFolder(config.out)
-    console.print(f"pictures: {folder.images} and {folder.curve}", soft_wrap=True)
-    console.print(f"the distilled set: {folder.dataset} (datasets) and {folder.distilled}",
-                  soft_wrap=True)  # fmt: skip
+    _say(console, f"pictures: {folder.images} and {folder.curve}")
+    _say(console, f"the distilled set: {folder.dataset} (datasets) and {folder.distilled}")
 
 
 def _evaluate(command: EvaluateConfig, console: Console) -> None:
     from ._console import ConsoleReporter, results_table
     from ._reevaluate import reevaluate
 
-    results = reevaluate(command, ConsoleReporter(console))
-    console.print(results_table(results, str(command.path)))
+    with ConsoleReporter(console) as reporter:
+        results = reevaluate(command, reporter)
+    console.print(results_table(results, command.path.resolve().name))
 
 
-def _export(command: Export, console: Console) -> None:
+def _export(command: ExportConfig, console: Console) -> None:
     from ._distilled import DistilledSet
     from ._export import export
     from ._folder import RunFolder
@@ -95,7 +118,17 @@ def _export(command: Export, console: Console) -> None:
         raise ValueError(
             f"{str(command.path)!r} holds a run that is not finished: run it to its end first."
         )
-    default = {"hf": "dataset", "npz": "export.npz", "png": "png"}[command.to]
+    default = {"hf": folder.dataset.name, "npz": "npz", "png": "png"}[command.to]
     out = command.out or command.path / default
     written = export(DistilledSet.load_npz(folder.distilled), out, command.to)
-    console.print(f"written: {written}", soft_wrap=True)
+    _say(console, f"written: {written}")
+
+
+def _say(console: Console, message: str) -> None:
+    """Print a message that holds paths: nothing in it is markup, and no line is broken."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _leave(sentence: str, status: int) -> NoReturn:
+    print(f"bilevel-distill: {sentence}", file=sys.stderr)
+    raise SystemExit(status) from None

@@ -3,13 +3,21 @@
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import cattrs
 import tyro
 from cattrs.errors import ClassValidationError
 
 MethodName = Literal["vig", "cig", "rig", "rcig", "frepo"]
+Solve = Literal["exact", "adam"]
+
+# Settings that may stay open; the command line shows what is taken then.
+T = TypeVar("T")
+Open = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
+ByData = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the data set)")]
+Found = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: found by itself)")]
+AsDistilled = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: as distilled)")]
 
 
 @dataclass(frozen=True)
@@ -19,28 +27,36 @@ class EvaluationConfig:
 
     Attributes:
         networks: how many networks; mean and deviation are over them.
-        steps: training steps; None: 1000 for up to 10 images, else 2000.
+        steps: training steps; by default 1000 for up to 10 images, else 2000.
         learning_rate: Adam's highest rate, reached by a linear warm-up, then cosine to 1 %.
         warmup: steps of warm-up; at most half of all steps are.
         batch_size: the whole set up to this many images, else random batches of this size.
     """
 
     networks: int = 5
-    steps: int | None = None
+    steps: Open[int] = None
     learning_rate: float = 1e-4
     warmup: int = 500
     batch_size: int = 256
 
+    def __post_init__(self) -> None:
+        for name in ("networks", "steps", "batch_size"):
+            if getattr(self, name) is not None:
+                _at_least_one(f"evaluation.{name}", getattr(self, name))
+        if self.warmup < 0:
+            raise ValueError(f"evaluation.warmup={self.warmup} is negative: give 0 or more.")
+        _positive("evaluation.learning_rate", self.learning_rate)
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to distil, and how. Settings that are None come from the data set's preset.
+    """What to distil, and how. Settings that are None come from the data set.
 
     Attributes:
         dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
             hub name or a local folder.
         ipc: distilled images per class.
-        method: vig, cig, rig, rcig or frepo.
+        method: RCIG, or one of those that it is built from.
         out: the run's folder; a run that is there goes on.
         seed: of everything random.
         iterations: meta-iterations.
@@ -64,11 +80,11 @@ class RunConfig:
         pool_rate: Adam's rate in their training.
         pool_steps: training steps a network gets after its use: a random number from 1 to this.
         most_pool_steps: the age at which a network is replaced by a fresh one.
-        microbatch: the batch is run through the network in parts of this size; None: 32 on a CPU
-            (which is faster there), the whole batch elsewhere.
+        microbatch: the batch is run through the network in parts of this size, which is faster on
+            a CPU; by default 32 there, and the whole batch elsewhere.
         curve_points: how often, evenly spaced, one network is trained for the learning curve.
         checkpoint_seconds: time between checkpoints.
-        image_column: the data set's column of images, if it cannot be told.
+        image_column: the data set's column of images.
         label_column: its column of labels.
         train_split: its split to distil.
         test_split: its split to evaluate on.
@@ -81,16 +97,16 @@ class RunConfig:
     method: MethodName = "rcig"
     out: Path = Path("runs/digits")
     seed: int = 0
-    iterations: int | None = None
-    batch_size: int | None = None
-    width: int | None = None
-    depth: int | None = None
-    padding: int | None = None
-    ridge_rate: float | None = None
-    zca: bool | None = None
-    flip: bool | None = None
-    smooth: bool | None = None
-    solve: Literal["exact", "adam"] = "exact"
+    iterations: ByData[int] = None
+    batch_size: ByData[int] = None
+    width: ByData[int] = None
+    depth: ByData[int] = None
+    padding: ByData[int] = None
+    ridge_rate: ByData[float] = None
+    zca: ByData[bool] = None
+    flip: ByData[bool] = None
+    smooth: ByData[bool] = None
+    solve: Solve = "exact"
     rtol: float = 1e-3
     max_cg_steps: int = 64
     adam_steps: int = 20
@@ -102,17 +118,25 @@ class RunConfig:
     pool_rate: float = 5e-5
     pool_steps: int = 15
     most_pool_steps: int = 100
-    microbatch: int | None = None
+    microbatch: Open[int] = None
     curve_points: int = 5
     checkpoint_seconds: float = 30.0
-    image_column: str | None = None
-    label_column: str | None = None
-    train_split: str | None = None
-    test_split: str | None = None
-    resolution: int | None = None
+    image_column: Found[str] = None
+    label_column: Found[str] = None
+    train_split: Found[str] = None
+    test_split: Found[str] = None
+    resolution: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")
+    ] = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        for name, known in (("method", MethodName), ("solve", Solve)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not known: choose one of "
+                    f"{', '.join(get_args(known))}."
+                )
         for name in ("ipc", "pool_size", "pool_steps", "most_pool_steps", "adam_steps",
                      "max_cg_steps", "curve_points"):  # fmt: skip
             _at_least_one(name, getattr(self, name))
@@ -125,37 +149,49 @@ class RunConfig:
             )
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
-        if self.ridge_rate is not None and not self.ridge_rate > 0:
-            raise ValueError(f"ridge_rate={self.ridge_rate} is not positive: give e.g. 5e-4.")
+        for name in ("ridge_rate", "rtol", "coreset_rate", "temperature_rate", "pool_rate"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Train networks from scratch on a distilled set and test them on held-out images.
 
+    Settings that are None come from the set itself, or from its data set.
+
     Attributes:
         path: a run's folder, an exported folder, or an .npz made elsewhere (images, labels).
-        dataset: where the held-out images come from; None: what the set says.
-        width: channels of the first convolution; None: as distilled.
-        depth: convolutions; None: as distilled.
-        padding: pixels added in the first convolution; None: as distilled.
-        flip: train on mirror images too; None: as distilled.
-        zca: for an .npz made elsewhere: whether its images are whitened; None: colour ones are.
+        dataset: where the held-out images come from.
+        width: channels of the first convolution.
+        depth: convolutions, each halving the image.
+        padding: pixels added around the image in the first convolution.
+        flip: train on mirror images too.
+        zca: for an .npz made elsewhere: whether its images are whitened.
         baseline: also judge random subsets of the same size, by the same recipe.
         seed: of the networks.
         evaluation: networks, steps, rates.
     """
 
     path: Annotated[Path, tyro.conf.Positional]
-    dataset: str | None = None
-    width: int | None = None
-    depth: int | None = None
-    padding: int | None = None
-    flip: bool | None = None
-    zca: bool | None = None
+    dataset: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: what the set says)")
+    ] = None
+    width: AsDistilled[int] = None
+    depth: AsDistilled[int] = None
+    padding: AsDistilled[int] = None
+    flip: AsDistilled[bool] = None
+    zca: Annotated[
+        bool | None, tyro.conf.arg(help_behavior_hint="(default: colour images are)")
+    ] = None
     baseline: bool = True
     seed: int = 0
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value} is not positive: give e.g. 1e-3.")
 
 
 def _at_least_one(name: str, value: int) -> None:
@@ -163,16 +199,18 @@ def _at_least_one(name: str, value: int) -> None:
         raise ValueError(f"{name}={value} is too small: give 1 or more.")
 
 
-def resolve(config: RunConfig, image_shape: tuple[int, int, int]) -> RunConfig:
-    """The config with every open setting filled in, from the data set's preset and image shape."""
+def resolve(config: RunConfig, image_shape: tuple[int, int, int], classes: int = 10) -> RunConfig:
+    """The config with every open setting filled in, from the data set's preset, the shape of its
+    images and its number of classes.
+    """
     preset = _PRESETS.get(config.dataset, {})
-    filled = {**_by_shape(image_shape, config.ipc), **preset}
+    filled = {**_by_shape(image_shape, config.ipc * classes), **preset}
     iterations = filled.pop("iterations_by_ipc", {})
     filled["iterations"] = iterations.get(config.ipc, filled["iterations"])
     given = {name: value for name, value in filled.items() if getattr(config, name) is None}
     config = replace(config, **given)
     if config.evaluation.steps is None:
-        steps = 1000 if config.ipc * 10 <= 10 else 2000
+        steps = 1000 if config.ipc * classes <= 10 else 2000
         config = replace(config, evaluation=replace(config.evaluation, steps=steps))
     return config
 
@@ -186,7 +224,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 """Settings of the RCIG paper (table 7, appendix C) where it has the data set."""
 
 
-def _by_shape(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+def _by_shape(image_shape: tuple[int, int, int], n: int) -> dict[str, Any]:
     height, _, channels = image_shape
     depth = 3 if height < 64 else 4 if height < 128 else 5
     colour = channels == 3
@@ -198,7 +236,7 @@ def _by_shape(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         padding=2 if (height == 28 and not colour) else 0,
         ridge_rate={3: 5e-4, 4: 5e-3, 5: 5e-2}[depth],
         zca=colour,
-        flip=colour,
+        flip=colour and n <= 1000,
         smooth=depth == 3,
     )
 
@@ -219,12 +257,19 @@ def from_json(text: str, where: Path) -> RunConfig:
     try:
         return converter.structure(json.loads(text), RunConfig)
     except (ClassValidationError, json.JSONDecodeError) as error:
-        reasons = (
-            cattrs.transform_error(error) if isinstance(error, ClassValidationError) else error
-        )
+        reason = str(error)
+        if isinstance(error, ClassValidationError):
+            reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
         raise ValueError(
-            f"{where} is not a run's config ({reasons}): restore it, or give another --out."
+            f"{where} is not a run's config ({reason}): restore it, or give another --out."
         ) from error
+
+
+def _say(error: BaseException, kind: Any) -> str:
+    """What cattrs says, and what a setting's own check says."""
+    if type(error) is ValueError and "give" in str(error):
+        return str(error)
+    return cattrs.v.format_exception(error, kind)
 
 
 def differences(asked: RunConfig, found: RunConfig) -> list[str]:

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ._run import Reporter
 
@@ -32,8 +33,15 @@ class ConsoleReporter(Reporter):
         self._began = self._printed = 0.0
         self._first = 0
 
+    def __enter__(self) -> "ConsoleReporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the terminal as it was, also after an error."""
+        self.end()
+
     def say(self, message: str) -> None:
-        self.console.print(message, highlight=False)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, description: str, total: int, done: int) -> None:
         self._description, self._total, self._done, self._first = description, total, done, done
@@ -75,7 +83,7 @@ class ConsoleReporter(Reporter):
 
 def results_table(results: dict[str, Any], title: str) -> Table:
     """Accuracies of the distilled set and of the random subset, in percent."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("trained on")
     table.add_column("test accuracy", justify="right")
     table.add_column("networks", justify="right")
@@ -87,5 +95,7 @@ def results_table(results: dict[str, Any], title: str) -> Table:
 
 
 def percent(accuracies: Sequence[float]) -> str:
-    """Mean and standard deviation over networks, in percent."""
+    """Mean ± standard deviation over networks, in percent; of one network, its accuracy."""
+    if len(accuracies) == 1:
+        return f"{100 * accuracies[0]:.1f} %"
     return f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies):.1f} %"

@@ -73,7 +73,7 @@ class Distillation:
             ValueError: settings or data that cannot work, before anything is computed.
         """
         self.data = load_data(config) if data is None else data
-        self.config = resolve(config, self.data.image_shape)
+        self.config = resolve(config, self.data.image_shape, self.data.classes)
         check(self.config, self.data)
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
@@ -93,6 +93,7 @@ class Distillation:
         self.iteration = 0
         self.seconds = 0.0
         self._courses: list[Any] = []
+        self._in_flight: Metrics | None = None
         self._step = meta_step if jax.default_backend() == "cpu" else compiled_meta_step
 
     @property
@@ -113,10 +114,14 @@ class Distillation:
         return self.state.rates
 
     def step(self) -> Metrics:
-        """One meta-iteration. On an accelerator it returns before the device is done."""
+        """One meta-iteration. On an accelerator it returns before the device is done, with at most
+        one more in flight, so that `seconds` keeps up.
+        """
         began = time.monotonic()
+        jax.block_until_ready(self._in_flight)
         draws = self._draw(self.iteration + 1)
         self.state, metrics = self._step((self.recipe, self.training), self.state, draws)
+        self._in_flight = metrics
         self.iteration += 1
         if self.recipe.has_rates:
             self._courses.append(metrics.course())
@@ -137,14 +142,16 @@ class Distillation:
             log_temperature=float(coreset.log_temperature),
             flip=bool(config.flip),
             provenance={
-                "dataset": config.dataset,
+                "dataset": self.data.name,  # of a local folder, the last part of its path
                 "method": config.method,
                 "solve": config.solve,
                 "ipc": config.ipc,
                 "seed": config.seed,
                 "iterations": self.iteration,
-                "network": f"ConvNet, width {config.width}, depth {config.depth}, "
-                f"padding {config.padding}",
+                "network": "ConvNet",
+                "width": config.width,
+                "depth": config.depth,
+                "padding": config.padding,
                 "version": version("bilevel-distillation"),
             },
         )
@@ -202,7 +209,7 @@ def check(config: RunConfig, data: ImageData) -> None:
     check_size(height, width, config.depth, config.padding)
     if config.zca and channels == 1:
         raise ValueError(
-            f"zca=True whitens colour images, and {data.name!r} is gray: use --zca False."
+            f"zca=True whitens colour images, and {data.name!r} is gray: use --no-zca."
         )
 
 

@@ -17,6 +17,10 @@ from .data import Preprocessor
 _FLIP_UP_TO = 1000
 
 
+class NoPreprocessor(ValueError):
+    """A file of images that does not say how they were preprocessed."""
+
+
 @dataclass(frozen=True, eq=False)
 class DistilledSet:
     """A few synthetic images with soft labels, and how to train on them.
@@ -158,7 +162,7 @@ class DistilledSet:
             prefix = "preprocess_"
             stored = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
             if not stored:
-                raise ValueError(
+                raise NoPreprocessor(
                     f"{str(path)!r} does not say how its images were preprocessed; give "
                     "preprocessor=, fitted to the training images that it was made from."
                 )

@@ -248,13 +248,14 @@ def _batch(training: Training, rows):
 
 
 @eqx.filter_jit
-def _update(recipe: Recipe, state: State, result, targets):
+def _update(recipe: Recipe, state: State, result, targets) -> Any:
     gradient, clipped = result.grad, None
     if recipe.method.implicit and recipe.method.direct and recipe.clip_implicit:
         clipped = jax.tree.map(_clip, result.implicit, result.direct)
         gradient = optax.tree.add(result.direct, clipped)
-    updates, optimiser = recipe.optimiser.update(gradient, state.optimiser, state.coreset)
-    coreset = optax.apply_updates(state.coreset, updates)
+    psi: Any = state.coreset  # optax's types know arrays and containers, no modules
+    updates, optimiser = recipe.optimiser.update(gradient, state.optimiser, psi)
+    coreset = optax.apply_updates(psi, updates)
     averaged, average = recipe.average.update(coreset, state.average)
     return coreset, optimiser, averaged, average, _metrics(recipe.method, result, targets)
 

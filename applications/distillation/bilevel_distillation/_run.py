@@ -66,7 +66,13 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     distilled = distillation.distilled()
     distilled.save_npz(folder.distilled)
     results = _judge(distillation, held, distilled, reporter)
-    _draw_and_export(folder, distilled)
+    last = {
+        "iteration": distillation.iteration,
+        "seconds": round(distillation.seconds, 3),
+        "test_accuracy": float(np.mean(results["distilled"])),
+        "test_accuracy_std": float(np.std(results["distilled"])),
+    }
+    _draw_and_export(folder, distilled, last)
     write_whole(folder.results, json.dumps(results, indent=2) + "\n")
     return results
 
@@ -194,10 +200,10 @@ def _judge(
     return results
 
 
-def _draw_and_export(folder: RunFolder, distilled: DistilledSet) -> None:
+def _draw_and_export(folder: RunFolder, distilled: DistilledSet, last: dict[str, Any]) -> None:
     from ._export import export_hf
     from ._pictures import draw_images, draw_learning_curve
 
     draw_images(distilled, folder.images)
-    draw_learning_curve(folder.read_metrics(), folder.curve)
+    draw_learning_curve([*folder.read_metrics(), last], folder.curve)
     export_hf(distilled, folder.dataset)

@@ -1,0 +1,123 @@
+"""Settings: written and read back, checked, and filled in as facts.md has them."""
+
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from bilevel_distillation import EvaluationConfig, RunConfig, resolve
+from bilevel_distillation._config import differences, from_json, to_json
+
+WHERE = Path("runs/one/config.json")
+
+
+def test_configs_come_back_from_json_as_they_were():
+    config = RunConfig(
+        dataset="mnist", out=Path("runs/x"), zca=False, ridge_rate=1e-3, train_split="train",
+        evaluation=EvaluationConfig(networks=2, steps=7),
+    )  # fmt: skip
+    for one in (RunConfig(), config, resolve(config, (28, 28, 1))):
+        assert from_json(to_json(one), WHERE) == one
+    assert set(json.loads(to_json(config))) == {f.name for f in fields(RunConfig)}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"widht": 3}, "widht"),
+        ({"ipc": "many"}, "ipc"),
+        ({"method": "magic"}, "method"),
+        ({"zca": "perhaps", "width": []}, "width"),
+        ({"evaluation": {"networks": None}}, "networks"),
+        ({"ipc": 0}, "ipc=0 is too small"),
+    ],
+)
+def test_what_is_unknown_or_of_another_type_is_said(change, reason):
+    text = json.dumps(json.loads(to_json(RunConfig())) | change)
+    with pytest.raises(ValueError, match=r"^runs/one/config\.json is not a run's config") as error:
+        from_json(text, WHERE)
+    sentence = str(error.value)
+    assert reason in sentence and "restore it, or give another --out." in sentence
+    assert "\n" not in sentence
+
+
+def test_a_config_that_is_no_json_is_said():
+    with pytest.raises(ValueError, match="is not a run's config .*: restore it"):
+        from_json('{"dataset": "dig', WHERE)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape", "expected"),
+    [
+        ("digits", (8, 8, 1), dict(depth=2, padding=0, width=64, batch_size=256, zca=False,
+                                   flip=False, smooth=True, ridge_rate=5e-4)),
+        ("mnist", (28, 28, 1), dict(depth=3, padding=2, width=128, batch_size=1024, zca=False,
+                                    flip=False, smooth=True, ridge_rate=5e-4)),
+        ("fashion_mnist", (28, 28, 1), dict(depth=3, padding=2, zca=False, flip=False)),
+        ("cifar10", (32, 32, 3), dict(depth=3, padding=0, width=128, batch_size=1024, zca=True,
+                                      flip=True, smooth=True, ridge_rate=5e-4)),
+        ("a/b", (64, 64, 3), dict(depth=4, padding=0, zca=True, smooth=False, ridge_rate=5e-3)),
+        ("a/b", (128, 128, 3), dict(depth=5, smooth=False, ridge_rate=5e-2)),
+    ],
+)  # fmt: skip
+def test_presets(dataset, shape, expected):
+    found = resolve(RunConfig(dataset=dataset), shape)
+    assert {name: getattr(found, name) for name in expected} == expected
+    still_open = {f.name for f in fields(found) if getattr(found, f.name) is None}
+    assert still_open <= {"microbatch", "image_column", "label_column", "train_split",
+                          "test_split", "resolution"}  # fmt: skip
+
+
+def test_the_paper_takes_fewer_iterations_for_more_images():
+    asked = [RunConfig(dataset="cifar10", ipc=ipc) for ipc in (1, 10, 50, 7)]
+    found = [resolve(config, (32, 32, 3)).iterations for config in asked]
+    assert found == [15_000, 10_000, 5_000, 5_000]
+
+
+def test_what_depends_on_the_number_of_images_counts_all_classes():
+    for ipc, classes, steps, flip in [
+        (1, 10, 1000, True), (5, 2, 1000, True), (1, 100, 2000, True), (10, 10, 2000, True),
+        (10, 100, 2000, True), (11, 100, 2000, False),
+    ]:  # fmt: skip
+        found = resolve(RunConfig(dataset="a/b", ipc=ipc), (32, 32, 3), classes)
+        assert (found.evaluation.steps, found.flip) == (steps, flip), (ipc, classes)
+
+
+def test_what_is_given_stays():
+    asked = RunConfig(
+        dataset="cifar10", zca=False, flip=False, width=8, padding=0, iterations=3, ridge_rate=1.0,
+        evaluation=EvaluationConfig(steps=5),
+    )  # fmt: skip
+    found = resolve(asked, (32, 32, 3))
+    for f in fields(asked):
+        if getattr(asked, f.name) is not None:
+            assert getattr(found, f.name) == getattr(asked, f.name), f.name
+    assert resolve(found, (32, 32, 3)) == found
+
+
+def test_differences_name_setting_and_values_but_not_the_folder():
+    one = RunConfig()
+    assert differences(one, replace(one, out=Path("elsewhere"), checkpoint_seconds=1.0)) == []
+    other = replace(one, seed=3, evaluation=EvaluationConfig(networks=2))
+    said = differences(one, other)
+    assert said[0] == "seed is 3 there and 0 here"
+    assert said[1].startswith("evaluation is ") and len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: EvaluationConfig(networks=0), "evaluation.networks=0 is too small: give 1 or"),
+        (lambda: EvaluationConfig(steps=0), "evaluation.steps=0 is too small: give 1 or more."),
+        (lambda: EvaluationConfig(warmup=-1), "evaluation.warmup=-1 is negative: give 0 or more."),
+        (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
+        (lambda: RunConfig(rtol=-1.0), "rtol=-1.0 is not positive"),
+        (lambda: RunConfig(coreset_rate=float("nan")), "coreset_rate=nan is not positive"),
+        (lambda: RunConfig(width=0), "width=0 is too small"),
+    ],
+)
+def test_settings_out_of_range_are_said(make, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        make()

@@ -1,0 +1,243 @@
+"""A meta-iteration: the same compiled and dispatched, and each of its parts against its formula."""
+
+import warnings
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bilevel_distillation import METHODS, RunConfig, resolve
+from bilevel_distillation._distillation import first_state, make_recipe
+from bilevel_distillation._meta_step import (
+    Draws,
+    Rates,
+    Training,
+    coreset_gradient,
+    meta_step,
+)
+from bilevel_distillation._pool import take
+
+SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 24
+TINY = RunConfig(
+    width=3,
+    depth=1,
+    batch_size=12,
+    rtol=1e-12,
+    max_cg_steps=3,  # unrolled in the compiled step
+    adam_steps=2,
+    pool_size=3,
+    most_pool_steps=4,
+    coreset_rate=1e-2,
+    temperature_rate=1e-1,
+    average_decay=0.9,
+)
+
+
+def doubled(tree):
+    """The same in float64."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
+
+
+def prepare(**changes):
+    """((recipe, training), state) of a tiny problem with random images."""
+    config = resolve(replace(TINY, **changes), SHAPE, CLASSES)
+    rng = np.random.default_rng(0)
+    training = Training(
+        jnp.asarray(rng.normal(size=(SAMPLES, *SHAPE))),
+        jnp.asarray(np.arange(SAMPLES) % CLASSES, jnp.int32),
+        CLASSES,
+    )
+    recipe = make_recipe(replace(config, out=TINY.out), SHAPE, CLASSES, SAMPLES)
+    state = doubled(first_state(recipe, config, training))
+    rates = Rates(jnp.asarray(1e-3), jnp.asarray(1.0))
+    return (recipe, training), eqx.tree_at(lambda s: s.rates, state, rates)
+
+
+def draw(i, model=1, steps=2):
+    rows = np.random.default_rng(i).choice(SAMPLES, 12, replace=False)
+    return Draws(
+        jnp.asarray(model, jnp.int32),
+        jnp.asarray(steps, jnp.int32),
+        jnp.asarray(rows, jnp.int32),
+        jax.random.key(i),
+    )
+
+
+def copy(tree):
+    """`meta_step` may use up the state that it is given."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
+def gradient_of(fixed, state, draws):
+    recipe, training = fixed
+    network = take(state.pool, draws.model).network
+    targets = jnp.eye(CLASSES)[training.labels[draws.rows]]
+    return coreset_gradient(
+        recipe, state.coreset, network, state.rates, training.images[draws.rows], targets
+    )
+
+
+def distance(one, other):
+    gap = optax.tree.norm(optax.tree.sub(one, other))
+    return float(gap / jnp.maximum(optax.tree.norm(other), 1e-30))
+
+
+@pytest.mark.parametrize(
+    ("method", "solve"), [(name, "exact") for name in METHODS] + [("rcig", "adam")]
+)
+def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, solve):
+    fixed, start = prepare(method=method, solve=solve)
+    whole = eqx.filter_jit(meta_step)
+    one = other = start
+    # Network 1 gets 2 + 2 training steps and is then renewed; the third step trains the new one.
+    for i in range(3):
+        one, told = meta_step(fixed, copy(one), draw(i))
+        other, also_told = whole(fixed, copy(other), draw(i))
+        assert list(one.pool.ages) == list(other.pool.ages) == [0, (2, 0, 2)[i], 0]
+        for name, value in vars(told).items():
+            expected = float(getattr(also_told, name))
+            # A residual near the tolerance is a difference of nearly equal numbers.
+            slack = 1e-7 if name in ("adjoint_residual", "inner_gradient_norm") else 1e-12
+            assert float(value) == pytest.approx(expected, rel=1e-6, abs=slack, nan_ok=True), name
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
+    assert distance(one.coreset, start.coreset) > 1e-3
+    assert told.loss != 0 and bool(jnp.isnan(told.adjoint_steps)) is (method == "frepo")
+
+
+def test_only_the_drawn_network_of_the_pool_changes(x64):
+    fixed, start = prepare(method="frepo")
+    after, _ = meta_step(fixed, copy(start), draw(0, model=2, steps=3))
+    assert list(after.pool.ages) == [0, 0, 3]
+    changed = [
+        jnp.any((a != b).reshape(3, -1), axis=1)
+        for a, b in zip(
+            jax.tree.leaves(after.pool.networks), jax.tree.leaves(start.pool.networks), strict=True
+        )
+    ]
+    for leaf in changed:
+        assert list(leaf) == [False, False, True]
+
+
+def test_the_drawn_network_is_trained_on_the_new_coreset(x64):
+    (recipe, training), start = prepare(method="frepo", pool_rate=1e-3)
+    after, _ = meta_step((recipe, training), copy(start), draw(0, steps=2))
+    network = take(start.pool, jnp.asarray(1)).network
+    adam = optax.adam(1e-3)
+    state = adam.init(network)
+    for _ in range(2):
+        gradient = jax.grad(
+            lambda net: (
+                0.5
+                * jnp.mean(jnp.sum((net(after.coreset.images) - after.coreset.labels) ** 2, axis=1))
+            )
+        )(network)
+        updates, state = adam.update(gradient, state)
+        network = optax.apply_updates(network, updates)
+    assert distance(take(after.pool, jnp.asarray(1)).network, network) < 1e-9
+    assert distance(take(start.pool, jnp.asarray(1)).network, network) > 1e-4
+
+
+def test_a_network_is_renewed_at_its_age_with_the_key_of_the_draw(x64):
+    fixed, start = prepare(method="frepo", most_pool_steps=3)
+    young, _ = meta_step(fixed, copy(start), draw(0, steps=2))
+    assert list(young.pool.ages) == [0, 2, 0]
+    renewed, _ = meta_step(fixed, copy(young), draw(1, steps=1))
+    assert list(renewed.pool.ages) == [0, 0, 0]
+    fresh = fixed[0].make_network(jax.random.key(1))
+    member = take(renewed.pool, jnp.asarray(1))
+    assert distance(member.network, fresh) < 1e-12  # compiled or not, to rounding
+    assert float(optax.tree.norm(optax.tree.cast(member.optimiser, jnp.float64))) == 0
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_clipping_is_leaf_by_leaf_to_the_norm_of_the_direct_gradient(x64, clip):
+    (recipe, training), start = prepare(clip_implicit=clip, ridge_rate=1e-3)
+    # Plain gradient descent shows the gradient that the coreset moved by.
+    recipe = eqx.tree_at(lambda r: r.optimiser, recipe, optax.sgd(1.0))
+    start = eqx.tree_at(lambda s: s.optimiser, start, recipe.optimiser.init(start.coreset))
+    result = gradient_of((recipe, training), start, draw(0))
+    after, _ = meta_step((recipe, training), copy(start), draw(0))
+    # The problem is one where clipping matters for one leaf and not for another.
+    larger = {}
+    for name in ("images", "labels", "log_temperature"):
+        direct, implicit = getattr(result.direct, name), getattr(result.implicit, name)
+        norms = float(jnp.linalg.norm(direct)), float(jnp.linalg.norm(implicit))
+        larger[name] = norms[1] > norms[0]
+        if clip and larger[name]:
+            implicit = implicit * norms[0] / norms[1]
+        moved = getattr(start.coreset, name) - getattr(after.coreset, name)
+        np.testing.assert_allclose(moved, direct + implicit, rtol=1e-6, atol=1e-12)
+    assert set(larger.values()) == {True, False}, larger
+
+
+def test_the_moving_average_is_corrected_for_its_bias(x64):
+    fixed, state = prepare(method="frepo")
+    assert jnp.array_equal(state.averaged.images, state.coreset.images)
+    iterates = []
+    for i in range(4):
+        state, _ = meta_step(fixed, copy(state), draw(i))
+        iterates.append(np.asarray(state.coreset.images))
+        weights = 0.9 ** np.arange(i, -1, -1.0)
+        expected = np.tensordot(weights / weights.sum(), np.stack(iterates), axes=1)
+        np.testing.assert_allclose(state.averaged.images, expected, rtol=1e-9)
+    assert distance(state.averaged, state.coreset) > 1e-4
+
+
+def test_images_and_labels_have_one_rate_and_the_temperature_its_own(x64):
+    fixed, start = prepare(method="rcig")
+    gradient = gradient_of(fixed, start, draw(0)).grad  # its direct part is not clipped away
+    after, _ = meta_step(fixed, copy(start), draw(0))
+    for name, rate in (("images", 1e-2), ("labels", 1e-2), ("log_temperature", 1e-1)):
+        moved = getattr(after.coreset, name) - getattr(start.coreset, name)
+        # AdaBelief's first step has the size g / |g - m| = 1/0.9 where |g| is far from epsilon.
+        size = float(jnp.max(jnp.abs(moved)))
+        assert rate < size < 1.2 * rate, name
+    assert jnp.sign(after.coreset.log_temperature) == -jnp.sign(gradient.log_temperature)
+
+
+@pytest.mark.parametrize(
+    ("method", "solve", "has_rates"),
+    [("rcig", "exact", False), ("cig", "exact", False), ("frepo", "adam", False),
+     ("rcig", "adam", True), ("vig", "exact", True), ("rig", "exact", True)],
+)  # fmt: skip
+def test_adams_rates_matter_where_adam_solves(x64, method, solve, has_rates):
+    fixed, start = prepare(method=method, solve=solve)
+    assert fixed[0].has_rates is has_rates
+    other = eqx.tree_at(lambda s: s.rates.inner, start, jnp.asarray(3e-3))
+    one = gradient_of(fixed, start, draw(0)).grad.images
+    two = gradient_of(fixed, other, draw(0)).grad.images
+    assert bool(jnp.any(one != two)) is has_rates
+
+
+def test_the_metrics_are_those_of_the_gradient(x64):
+    fixed, start = prepare(method="rcig", solve="adam")
+    result = gradient_of(fixed, start, draw(0))
+    _, told = meta_step(fixed, copy(start), draw(0))
+    assert float(told.loss) == pytest.approx(float(result.value), rel=1e-9)
+    labels = np.asarray(fixed[1].labels)[np.asarray(draw(0).rows)]
+    hits = np.asarray(result.aux).argmax(axis=1) == labels
+    assert float(told.accuracy) == pytest.approx(hits.mean())
+    share = jnp.linalg.norm(result.implicit.images) / jnp.linalg.norm(result.grad.images)
+    assert float(told.implicit_share) == pytest.approx(float(share), rel=1e-9)
+    assert float(told.adjoint_steps) == 2
+    for name, losses in (("inner", result.inner.losses), ("adjoint", result.adjoint.losses)):
+        assert bool(getattr(told, f"{name}_descended")) is bool(losses[-1] < losses[0])
+        assert bool(getattr(told, f"{name}_monotone")) is bool(np.all(np.diff(losses) <= 0))
+
+
+def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64):
+    from bilevel_distillation._meta_step import compiled_meta_step
+
+    fixed, start = prepare(method="frepo")
+    expected, _ = meta_step(fixed, copy(start), draw(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after, _ = compiled_meta_step(fixed, copy(start), draw(0))
+    assert distance(after.coreset, expected.coreset) < 1e-6
