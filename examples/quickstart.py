@@ -4,15 +4,16 @@ python examples/quickstart.py
 """
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from sklearn.datasets import load_diabetes
 
 from bilevel import hypergradient
 from bilevel.solvers import Newton
 
-features, target = load_diabetes(return_X_y=True)
-x = jnp.asarray((features - features.mean(0)) / features.std(0), jnp.float32)
-y = jnp.asarray((target - target.mean()) / target.std(), jnp.float32)
+data = np.column_stack([*map(np.asarray, load_diabetes(return_X_y=True))])
+data = jnp.asarray((data - data.mean(0)) / data.std(0), jnp.float32)
+x, y = data[:, :-1], data[:, -1]
 train, validation = slice(0, 60), slice(60, None)
 
 
@@ -29,14 +30,15 @@ def main(steps=60):
     compute = hypergradient(outer, inner, solver=Newton())
     log_penalty, weights = jnp.full(10, -5.0), jnp.zeros(10)
     optimiser = optax.adam(0.2)
-    state, errors = optimiser.init(log_penalty), []
+    state = optimiser.init(log_penalty)
+    before = h = compute(log_penalty, weights)
     for _ in range(steps):
-        h = compute(log_penalty, weights)
         updates, state = optimiser.update(h.grad, state)
-        log_penalty, errors = log_penalty + updates, [*errors, float(h.value)]
-    print(f"validation error: {errors[0]:.3f} before, {errors[-1]:.3f} after {steps} steps")
-    print(f"relative residual of the last adjoint: {float(h.adjoint.residual):.0e}")
-    return errors, h
+        log_penalty = optax.apply_updates(log_penalty, updates)
+        h = compute(log_penalty, weights)
+    print(f"validation error: {before.value:.3f} before, {h.value:.3f} after {steps} steps")
+    print(f"relative residual of the last adjoint: {h.adjoint.residual:.0e}")
+    return before, h
 
 
 if __name__ == "__main__":

@@ -37,6 +37,15 @@ TINY = RunConfig(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Nothing here runs for long, so that XLA's optimisations cost more than they save."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def doubled(tree):
     """The same in float64."""
     return jax.tree.map(
