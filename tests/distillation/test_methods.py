@@ -118,7 +118,7 @@ def test_meta_gradient_equals_finite_differences_of_the_resolved_problem(problem
 
     @jax.jit
     def resolved(vector):
-        theta, _ = Newton(CG(loop="loop"))(
+        theta, _ = Newton(CG(rtol=1e-13, loop="loop"))(
             lambda t: method.inner(t, unravel(vector), network), method.start(network)
         )
         return method.outer(theta, unravel(vector), network, images, targets)[0]
