@@ -15,8 +15,9 @@ from ._base import AbstractInverseHVP, Iterate, default_rtol
 class CG(AbstractInverseHVP):
     """Conjugate gradients (Hestenes and Stiefel, 1952), for a positive definite Hessian.
 
-    One Hessian-vector product a step. The iterate with the smallest residual is kept. A direction
-    of non-positive curvature ends the solve with `Result.indefinite`.
+    One Hessian-vector product a step. The last sound iterate is kept: in the norm of the Hessian
+    it is the nearest to the solution. A direction of non-positive curvature ends the solve with
+    `Result.indefinite`.
 
     Attributes:
         rtol: stop at this relative residual; None: 1e-10 in float64, 1e-5 otherwise.
@@ -60,8 +61,7 @@ class _State(eqx.Module):
     residual: PyTree[Array]
     direction: PyTree[Array]
     residual_squared: Scalar
-    best_v: PyTree[Array]
-    best_squared: Scalar
+    sound_v: PyTree[Array]
     steps: Int[Array, ""]
     indefinite: Bool[Array, ""]
     key: Any
@@ -77,9 +77,7 @@ def _start(hvp, g, v0, key):
         v, residual, squared = optax.tree.where(
             better, (v0, warm_residual, warm_squared), (v, residual, squared)
         )
-    return _State(
-        v, residual, residual, squared, v, squared, jnp.asarray(0), jnp.asarray(False), key
-    )
+    return _State(v, residual, residual, squared, v, jnp.asarray(0), jnp.asarray(False), key)
 
 
 def _step(operands, state: _State) -> _State:
@@ -94,14 +92,14 @@ def _step(operands, state: _State) -> _State:
     residual = optax.tree.add_scale(state.residual, -length, along)
     squared = vdot(residual, residual)
     ratio = squared / state.residual_squared
-    better = squared < state.best_squared
     return _State(
         v,
         residual,
         optax.tree.add_scale(residual, ratio, state.direction),
         squared,
-        optax.tree.where(better, v, state.best_v),
-        jnp.where(better, squared, state.best_squared),
+        # Every step with positive curvature comes nearer in the norm of H, though the residual may
+        # rise above that of v = 0 for a while: the last such iterate is the best.
+        optax.tree.where(jnp.isfinite(squared), v, state.sound_v),
         state.steps + 1,
         indefinite,
         key,
@@ -119,4 +117,4 @@ def _finish(state: _State) -> Iterate:
     result = Result.where(state.indefinite, Result.indefinite, Result.successful)
     finite = jnp.isfinite(state.residual_squared)
     result = Result.where(finite, result, Result.nonfinite)
-    return Iterate(state.best_v, state.steps, result)
+    return Iterate(state.sound_v, state.steps, result)

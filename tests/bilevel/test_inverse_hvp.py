@@ -176,6 +176,23 @@ def test_cg_out_of_steps():
     assert precise.result == Result.max_steps_reached
 
 
+def test_cg_cut_off_is_nearer_than_zero_though_its_residual_is_larger(x64):
+    hessian = jnp.diag(jnp.logspace(0, 4, 40))
+    g = 1 / jnp.arange(1.0, 41.0) ** 2
+    exact = g / jnp.diag(hessian)
+
+    def error(v):
+        return float((v - exact) @ hessian @ (v - exact))
+
+    errors, residuals = [error(jnp.zeros(40))], []
+    for steps in (1, 2, 3, 5, 8):
+        adjoint = CG(max_steps=steps)(times(hessian), g)
+        assert adjoint.result == Result.max_steps_reached
+        errors.append(error(adjoint.v))
+        residuals.append(float(adjoint.residual))
+    assert max(residuals) > 1 and all(np.diff(errors) < 0)
+
+
 def test_warm_starts(x64, close):
     matrix, g = positive_definite(), jnp.arange(1.0, 7.0)
     exact = jnp.linalg.solve(matrix, g)
