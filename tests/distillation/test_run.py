@@ -167,6 +167,21 @@ def newest_checkpoint(out) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
+def test_an_adjoint_that_was_not_solved_is_said(tmp_path, complete):
+    class Heard(Reporter):
+        def __init__(self):
+            self.messages = []
+
+        def say(self, message):
+            self.messages.append(message)
+
+    rough, fine = Heard(), Heard()
+    run(replace(TINY, out=tmp_path / "rough", iterations=2, max_cg_steps=1), rough)
+    assert any("raise --max-cg-steps (now 1)" in message for message in rough.messages)
+    run(replace(TINY, out=tmp_path / "fine", iterations=2), fine)
+    assert fine.messages == []
+
+
 def test_a_folder_of_another_run_is_refused(complete):
     out, _ = complete
     with pytest.raises(ValueError, match="other settings .*seed is 0 there and 1 here.*another"):

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._config import RunConfig, resolve
+from ._config import EvaluationConfig, RunConfig, resolve
 from ._coreset import Coreset, centred_one_hot, choose_per_class
 from ._distilled import DistilledSet
 from ._evaluation import evaluate
@@ -84,7 +84,7 @@ class Distillation:
             self.data.classes,
         )
         self.recipe = make_recipe(
-            replace(self.config, out=Path(), seed=0),
+            _what_compiles(self.config),
             self.data.image_shape,
             self.data.classes,
             self.data.train_images.shape[0],
@@ -240,12 +240,25 @@ def network_maker(
     return make_network
 
 
+def _what_compiles(config: RunConfig) -> RunConfig:
+    """The config with all settings levelled that no compiled function depends on."""
+    return replace(
+        config,
+        out=Path(),
+        seed=0,
+        iterations=None,
+        curve_points=1,
+        checkpoint_seconds=0.0,
+        evaluation=EvaluationConfig(),
+    )
+
+
 @cache
 def make_recipe(
     config: RunConfig, image_shape: tuple[int, int, int], classes: int, samples: int
 ) -> Recipe:
     """The recipe of a complete config; the same object for the same settings, so that what was
-    compiled for one seed serves the next.
+    compiled for one run serves the next.
     """
     assert config.ridge_rate is not None and config.batch_size is not None
     on_cpu = jax.default_backend() == "cpu"

@@ -91,6 +91,22 @@ def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter:
         _iterate(distillation, held, folder, checkpoints, reporter)
     finally:
         checkpoints.close()
+    _say_if_loose(distillation.config, folder, reporter)
+
+
+def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> None:
+    """Tell where the adjoint was not solved to what was asked for."""
+    residuals = [r["adjoint_residual"] for r in folder.read_metrics() if "adjoint_residual" in r]
+    if config.solve != "exact" or not residuals:
+        return
+    typical = float(np.median(residuals[-100:]))
+    if typical > 2 * config.rtol:
+        reporter.say(
+            f"the adjoint's relative residual was {typical:.1g} of late, above rtol={config.rtol:g}"
+            f", so its gradients are rough: raise --max-cg-steps (now {config.max_cg_steps})"
+            + ("." if config.method in ("rcig", "cig") else ", or mind that this method's inner "
+               "problem is not convex.")
+        )  # fmt: skip
 
 
 def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
