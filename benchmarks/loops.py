@@ -16,9 +16,7 @@ import optax
 from _report import table, write
 from jax import lax
 
-from bilevel._loops import choose
 from bilevel.solvers import GradientDescent
-from bilevel.solvers._gradient_descent import _start, _step
 
 WIDTH, IMAGES, SIDE = 32, 20, 16
 
@@ -78,17 +76,14 @@ def main():
     optimiser, rows, results = optax.adam(1e-3), [], []
     for name, layer in LAYERS.items():
         loss, theta = problem(layer)
-        state = _start(optimiser, theta, None, options.steps)
-        auto = choose(_step, (loss, optimiser, jnp.asarray(1.0)), state, options.steps, "auto")
-        for way in ("loop", "unroll", "dispatch"):
+        for way in ("loop", "unroll", "dispatch", "auto"):
             solver = GradientDescent(optimiser, options.steps, loop=way)
             first, best = seconds(partial(solver, loss, theta), options.repeats)
-            rows.append([name, way, 1e3 * best, first, "auto" if way == auto else ""])
+            rows.append([name, way, 1e3 * best, first])
             results.append(
-                {"network": name, "way": way, "seconds": best, "first_call_seconds": first,
-                 "auto": way == auto}
+                {"network": name, "way": way, "seconds": best, "first_call_seconds": first}
             )  # fmt: skip
-    table(["network", "way", f"{options.steps} steps, ms", "first call, s", ""], rows)
+    table(["network", "way", f"{options.steps} steps, ms", "first call, s"], rows)
     print(write("loops", {"steps": options.steps, "images": [IMAGES, SIDE, SIDE, 3],
                           "width": WIDTH, "results": results}))  # fmt: skip
 

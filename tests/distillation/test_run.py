@@ -12,8 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilevel_distillation import DistilledSet, EvaluationConfig, RunConfig, load_hf, run
-from bilevel_distillation._run import Reporter
+from bilevel_distillation import (
+    DistilledSet,
+    EvaluationConfig,
+    Reporter,
+    RunConfig,
+    load_hf,
+    run,
+)
 
 TINY = RunConfig(
     dataset="digits",
