@@ -249,7 +249,7 @@ def _batch(training: Training, rows):
 
 @eqx.filter_jit
 def _update(recipe: Recipe, state: State, result, targets) -> Any:
-    gradient, clipped = result.grad, None
+    gradient = result.grad
     if recipe.method.implicit and recipe.method.direct and recipe.clip_implicit:
         clipped = jax.tree.map(_clip, result.implicit, result.direct)
         gradient = optax.tree.add(result.direct, clipped)
