@@ -39,7 +39,7 @@ class Arguments:
 
     dataset: str = "mnist"
     ipc: int = 2
-    width: int = 4
+    width: int = 3
     batch: int = 100
     directions: int = 5
 
