@@ -3,6 +3,9 @@
 from . import inverse_hvp as inverse_hvp
 from . import solvers as solvers
 from ._argmin import argmin as argmin
+from ._check import Cause as Cause
+from ._check import HypergradientCheck as HypergradientCheck
+from ._check import check_hypergradient as check_hypergradient
 from ._hypergradient import Hypergradient as Hypergradient
 from ._hypergradient import hypergradient as hypergradient
 from ._hypergradient import implicit_grad as implicit_grad
@@ -13,5 +16,8 @@ from ._last_layer import ridge_head as ridge_head
 from ._linearize import Linearized as Linearized
 from ._linearize import linearize as linearize
 from ._result import Result as Result
+from ._subsample import subsample_backward as subsample_backward
+from ._unrolled import unrolled_grad as unrolled_grad
+from ._unrolled import unrolled_value_and_grad as unrolled_value_and_grad
 
 __version__ = "0.1.0.dev0"

@@ -8,7 +8,8 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._inner import InnerLoss, as_arrays, check_scalar, mixed_vjp
+from ._condition import AbstractCondition, mixed_vjp, spec_of_loss
+from ._inner import InnerLoss, as_arrays, check_scalar
 from ._result import Throw, act_on, check_throw
 from ._tree import negative, split_key
 from .inverse_hvp import CG, AbstractInverseHVP, Adjoint
@@ -116,11 +117,12 @@ def hypergradient(
         theta, record = inner_solver(loss, start, solver_key)
         theta = act_on(record.result, throw, theta)
         (value, aux), (g, direct) = _outer(outer, has_aux, theta, static, psi, tuple(outer_args))
-        hvp = inverse.operator(loss, theta, stochastic=key is not None)
+        condition = inner_solver.condition(loss)
+        jacobian = condition.jacobian(theta, rederive=inverse.rederive or key is not None)
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
-        adjoint = inverse(hvp, g, v0=v0, key=adjoint_key)
+        adjoint = inverse(jacobian.T, g, v0=v0, key=adjoint_key)
         v = act_on(adjoint.result, throw, adjoint.v)
-        implicit = negative(mixed_vjp(loss, _in_psi(loss), theta, v, mixed_key)).psi
+        implicit = negative(mixed_vjp(condition, _in_psi(condition), theta, v, mixed_key)).loss.psi
         return Hypergradient(
             value, aux, eqx.combine(theta, static), direct, implicit, record, adjoint
         )
@@ -128,9 +130,11 @@ def hypergradient(
     return compute
 
 
-def _in_psi(loss: InnerLoss) -> PyTree[bool]:
+def _in_psi(condition: AbstractCondition) -> AbstractCondition:
+    loss = condition.loss
     nothing = jax.tree.map(lambda _: False, loss)
-    return eqx.tree_at(lambda at: at.psi, nothing, jax.tree.map(eqx.is_inexact_array, loss.psi))
+    spec = eqx.tree_at(lambda at: at.psi, nothing, jax.tree.map(eqx.is_inexact_array, loss.psi))
+    return spec_of_loss(condition, spec)
 
 
 @eqx.filter_jit

@@ -78,23 +78,6 @@ def value_and_grad(
     return jax.value_and_grad(lambda t: evaluate(loss, t, key))(theta)
 
 
-@eqx.filter_jit
-def mixed_vjp(
-    loss: InnerLoss, spec: PyTree, theta: Params, v: Params, key: PRNGKeyArray | None
-) -> InnerLoss:
-    """The derivative of `<d inner / d theta, v>` with respect to the leaves of `loss` in `spec`.
-
-    It comes as an `InnerLoss` with the derivatives in those leaves' places, and None elsewhere.
-    """
-    differentiated, fixed = eqx.partition(loss, spec)
-
-    def directional(differentiated):
-        at = eqx.combine(differentiated, fixed)
-        return jax.jvp(lambda t: evaluate(at, t, key), (theta,), (v,))[1]
-
-    return jax.grad(directional)(differentiated)
-
-
 class LinearizedHVP(eqx.Module):
     """v -> H v at a fixed point, linearised once: `jax.linearize` of the gradient."""
 
@@ -102,6 +85,10 @@ class LinearizedHVP(eqx.Module):
 
     def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
         return self.linear(v)
+
+    @property
+    def T(self) -> "LinearizedHVP":
+        return self
 
 
 @eqx.filter_jit
@@ -120,16 +107,24 @@ class RederivedHVP(eqx.Module):
         gradient = jax.grad(lambda theta: evaluate(self.loss, theta, key))
         return jax.jvp(gradient, (self.theta,), (v,))[1]
 
+    @property
+    def T(self) -> "RederivedHVP":
+        return self
+
 
 class DampedHVP(eqx.Module):
     """v -> (H + damping I) v."""
 
-    hvp: Callable
+    hvp: Any
     damping: Scalar
 
     def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
         hv = product(self.hvp, v, key)
         return jax.tree.map(lambda hvi, vi: hvi + self.damping.astype(vi.dtype) * vi, hv, v)
+
+    @property
+    def T(self) -> "DampedHVP":
+        return DampedHVP(self.hvp.T, self.damping)
 
 
 def product(hvp: Callable, v: Params, key: PRNGKeyArray | None) -> Params:

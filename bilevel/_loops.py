@@ -63,11 +63,15 @@ def iterate(
 def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop) -> Loop:
     """Which of the three ways `loop` comes to."""
     if loop == "auto":
-        slow = jax.default_backend() == "cpu" and _holds_convolution(step, operands, carry)
-        loop = "dispatch" if slow else "loop"
+        loop = "dispatch" if loops_slowly(step, operands, carry) else "loop"
     if loop == "dispatch" and _is_traced((operands, carry)):
         return "unroll" if max_steps <= MOST_UNROLLED else "loop"
     return loop
+
+
+def loops_slowly(function: Callable, *args: Any) -> bool:
+    """Whether an XLA loop around `function` would take the slow path."""
+    return jax.default_backend() == "cpu" and holds("conv_general_dilated", function, *args)
 
 
 def _is_traced(tree: Any) -> bool:
@@ -75,17 +79,18 @@ def _is_traced(tree: Any) -> bool:
 
 
 @eqx.filter_jit
-def _holds_convolution(step, operands, carry) -> bool:
-    jaxpr, _, _ = eqx.filter_make_jaxpr(step)(operands, carry)
-    return _names_convolution(jaxpr)
+def holds(primitive: str, function: Callable, *args: Any) -> bool:
+    """Whether `function(*args)` calls the primitive of that name, however deep."""
+    jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
+    return _names(primitive, jaxpr)
 
 
-def _names_convolution(jaxpr: Any) -> bool:
+def _names(primitive: str, jaxpr: Any) -> bool:
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive.name == "conv_general_dilated":
+        if equation.primitive.name == primitive:
             return True
         for parameter in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(parameter) and _names_convolution(parameter):
+            if _is_jaxpr(parameter) and _names(primitive, parameter):
                 return True
     return False
 

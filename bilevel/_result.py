@@ -7,15 +7,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jaxtyping import Array, Bool
 
 Throw = Literal["raise", "warn", "ignore"]
 T = TypeVar("T")
 
 
 class Result(eqx.Enumeration):
-    """How a solve ended. Each message names the cause and the remedy."""
+    """How a solve ended. Each message names the cause and the remedy.
+
+    `successful` is right to its tolerance. `approximate` is short of that by choice (`Identity`,
+    `Nystrom`, a number of steps of `SGD`), which is no failure. All others are failures.
+    """
 
     successful = "The solve succeeded."
+    approximate = (
+        "The adjoint is an approximation, as its method was told to stop short of a solution: "
+        "`residual` says how far; for an exact one give it `rtol` and more steps, or use `CG`."
+    )
     max_steps_reached = (
         "The linear solve ended, out of steps or out of precision, with a residual above its "
         "tolerance, so the hypergradient is inaccurate: allow more steps, add `damping`, loosen "
@@ -34,6 +43,10 @@ class Result(eqx.Enumeration):
         "The linear solve ended no nearer to the solution than zero is: lower the learning rate "
         "of the inverse Hessian (raise it, if it is tiny), or use `CG`."
     )
+    not_stationary = (
+        "The inner solver ended with a gradient above its tolerance, so the hypergradient is "
+        "biased: allow more steps, change its learning rate, start nearer, or raise its `tol`."
+    )
     nonfinite = (
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
         "at theta, and lower the learning rate of the inner solver."
@@ -45,6 +58,10 @@ def check_throw(throw: str) -> None:
         raise ValueError(f"throw={throw!r} is not known: choose 'raise', 'warn' or 'ignore'.")
 
 
+def failed(result: Result) -> Bool[Array, ""]:
+    return (result != Result.successful) & (result != Result.approximate)
+
+
 def act_on(result: Result, throw: Throw, values: T) -> T:
     """Raise or warn if `result` is a failure, as `throw` says; hands `values` back.
 
@@ -52,7 +69,7 @@ def act_on(result: Result, throw: Throw, values: T) -> T:
     used.
     """
     if throw == "raise":
-        return result.error_if(values, result != Result.successful)
+        return result.error_if(values, failed(result))
     if throw == "warn":
         flags = [result == failure for failure in _FAILURES]
         if any(isinstance(flag, Tracer) for flag in flags):
@@ -63,8 +80,9 @@ def act_on(result: Result, throw: Throw, values: T) -> T:
 
 
 def worst(first: Result, second: Result) -> Result:
-    """The first of the two results that is a failure."""
-    return Result.where(jnp.asarray(first != Result.successful), first, second)
+    """The first of the two that is a failure; if none is, the first that is not a full success."""
+    first_counts = failed(first) | (~failed(second) & (first != Result.successful))
+    return Result.where(jnp.asarray(first_counts), first, second)
 
 
 _FAILURES = (
@@ -72,6 +90,7 @@ _FAILURES = (
     Result.indefinite,
     Result.singular,
     Result.diverged,
+    Result.not_stationary,
     Result.nonfinite,
 )
 

@@ -5,4 +5,9 @@ from ._base import Adjoint as Adjoint
 from ._base import Iterate as Iterate
 from ._cg import CG as CG
 from ._dense import Dense as Dense
+from ._identity import Identity as Identity
+from ._lineax import Lineax as Lineax
+from ._neumann import Neumann as Neumann
+from ._nystrom import Nystrom as Nystrom
+from ._preconditioner import AbstractPreconditioner as AbstractPreconditioner
 from ._sgd import SGD as SGD

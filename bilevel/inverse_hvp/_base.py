@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
+from .._condition import Jacobian
 from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, linearized_hvp, product
 from .._result import Result, worst
-from .._tree import check_form, divide, largest, multiply, norm, split_key
+from .._tree import check_form, divide, largest, multiply, norm, split_key, vdot
 
 STOCHASTIC_LIMIT = 10.0
 """Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""
@@ -82,15 +83,24 @@ class AbstractInverseHVP(eqx.Module):
             key: given where the inner loss is stochastic: use a fresh one at each product.
         """
 
+    @property
+    def symmetric_only(self) -> bool:
+        """Whether the method needs a symmetric operator, as Hessians are.
+
+        The Jacobian of a fixed point is not: such a method is handed its normal equations.
+        """
+        return False
+
     def tolerance(self, g: PyTree[Array]) -> float | None:
         """The residual above which the solve counts as failed.
 
-        None: only one that is no nearer to the solution than `v = 0` does.
+        None: only one that is no nearer to the solution than `v = 0` does, and one that is not
+        at the solution to the precision of the numbers is `Result.approximate`.
         """
         return None
 
     def __check_init__(self):
-        if isinstance(self.damping, float | int) and self.damping < 0:
+        if isinstance(self.damping, float | int) and not self.damping >= 0:
             raise ValueError(f"damping={self.damping} is negative: give 0 or more.")
 
     def operator(
@@ -125,10 +135,52 @@ class AbstractInverseHVP(eqx.Module):
             check_form(v0, g, "v0 is", "v", "theta")
             start = _scale_start(v0, unit, scale)
         solve_key, check_key = split_key(key, 2)
-        iterate = self.solve(damped, unit, start, solve_key)
+        if isinstance(hvp, Jacobian) and self.symmetric_only:
+            iterate = self._solve_normal_equations(damped, unit, solve_key)
+        else:
+            iterate = self.solve(damped, unit, start, solve_key)
         check_form(iterate.v, g, f"{type(self).__name__}.solve returned", "v", "g")
         v, residual, result = _judge(damped, unit, scale, iterate, self.tolerance(g), check_key)
         return Adjoint(v, residual, iterate.steps, result, iterate.losses)
+
+    def many(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        *,
+        v0: PyTree[Array] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Adjoint:
+        """Solve for several right-hand sides at once, stacked along the first axis of `g`.
+
+        What does not depend on the right-hand side (a factorisation, a sketch) is made once. All
+        fields of the `Adjoint` get the same first axis.
+        """
+
+        def one(g, v0):
+            return self(hvp, g, v0=v0, key=key)
+
+        return eqx.filter_vmap(one, in_axes=(0, None if v0 is None else 0))(g, v0)
+
+    def _solve_normal_equations(self, operator, g, key) -> Iterate:
+        # A w = v with A A^T w = g: the operator of this system is symmetric.
+        iterate = self.solve(Gram(operator), g, None, key)
+        v = _transposed(operator, iterate.v, key)
+        return Iterate(v, 2 * iterate.steps, iterate.result, iterate.losses)
+
+
+class Gram(eqx.Module):
+    """v -> A A^T v."""
+
+    operator: Jacobian | DampedHVP
+
+    def __call__(self, v: PyTree[Array], key: PRNGKeyArray | None = None) -> PyTree[Array]:
+        return product(self.operator, product(self.operator.T, v, key), key)
+
+
+@eqx.filter_jit
+def _transposed(operator, v, key):
+    return product(operator.T, v, key)
 
 
 @eqx.filter_jit
@@ -147,23 +199,39 @@ def _scale_start(v0, unit, scale):
 
 @eqx.filter_jit
 def _judge(hvp, unit, scale, iterate, tolerance, key):
-    residual = iterate.residual
-    if residual is None:
-        residual = norm(optax.tree.sub(unit, product(hvp, iterate.v, key)))
+    rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
+    residual = norm(rest) if iterate.residual is None else iterate.residual
     v = multiply(iterate.v, scale)
-    # At v = 0 the residual is 1, up to rounding.
-    limit = jnp.asarray(1 - float(jnp.finfo(residual.dtype).eps) ** 0.5, residual.dtype)
-    failure = Result.diverged
-    if tolerance is not None:
-        limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), limit)
-        failure = Result.max_steps_reached
-    elif key is not None:
-        limit = jnp.asarray(STOCHASTIC_LIMIT, residual.dtype)
-    result = Result.where(residual > limit, failure, Result.successful)
+    if tolerance is None:
+        result = _approximation(unit, iterate, rest, residual, stochastic=key is not None)
+    else:
+        limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), _useless(residual))
+        result = Result.where(residual > limit, Result.max_steps_reached, Result.successful)
     finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))
     result = Result.where(finite, result, Result.nonfinite)
     # The method itself knows best why it failed.
     return v, residual, worst(iterate.result, result)
+
+
+def _approximation(unit, iterate, rest, residual, *, stochastic) -> Result:
+    if stochastic:
+        failed = residual > STOCHASTIC_LIMIT
+        return Result.where(failed, Result.diverged, Result.approximate)
+    # In the norm of a positive definite Hessian, v is nearer than 0 where v.Hv < 2 g.v; a v that
+    # has hardly left 0 is, too, but of no use.
+    along = vdot(unit, iterate.v)
+    curvature = along - vdot(rest, iterate.v)
+    nearer = (along > 0) & (jnp.abs(curvature - along) <= 0.5 * along)
+    by_design = iterate.result == Result.approximate
+    useful = (residual <= _useless(residual)) | nearer | by_design
+    result = Result.where(useful, Result.approximate, Result.diverged)
+    exact = (residual <= 2 * default_rtol(unit)) & ~by_design
+    return Result.where(exact, Result.successful, result)
+
+
+def _useless(residual: Scalar) -> float:
+    # At v = 0 the residual is 1, up to rounding.
+    return 1 - float(jnp.finfo(residual.dtype).eps) ** 0.5
 
 
 def default_rtol(g: PyTree[Array]) -> float:

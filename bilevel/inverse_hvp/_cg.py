@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import split_key, vdot
 from ._base import AbstractInverseHVP, Iterate, default_rtol
+from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
 
 class CG(AbstractInverseHVP):
@@ -26,6 +28,8 @@ class CG(AbstractInverseHVP):
             Python; where they are traced, unrolled up to 64 of them and looped beyond). "auto"
             dispatches on a CPU where a step holds a convolution (XLA's CPU loops slow those down
             tens of times), and loops otherwise.
+        preconditioner: `Nystrom(rank=...)`, or a function `v -> M^-1 v` with M positive definite
+            and near the (damped) Hessian, where it is ill-conditioned.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -38,6 +42,11 @@ class CG(AbstractInverseHVP):
     rtol: float | None = None
     max_steps: int = eqx.field(default=256, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
+    preconditioner: Callable | AbstractPreconditioner | None = None
+
+    @property
+    def symmetric_only(self):
+        return True
 
     def __check_init__(self):
         check_loop(self.loop)
@@ -50,8 +59,9 @@ class CG(AbstractInverseHVP):
         return default_rtol(g) if self.rtol is None else self.rtol
 
     def solve(self, hvp, g, v0, key):
-        operands = (hvp, self.tolerance(g))
-        state = _start(hvp, g, v0, key)
+        precondition = make_preconditioner(self.preconditioner, hvp, g, key)
+        operands = (hvp, precondition, self.tolerance(g))
+        state = _start(hvp, precondition, g, v0, key)
         state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
         return _finish(state)
 
@@ -61,6 +71,7 @@ class _State(eqx.Module):
     residual: PyTree[Array]
     direction: PyTree[Array]
     residual_squared: Scalar
+    preconditioned_squared: Scalar
     sound_v: PyTree[Array]
     steps: Int[Array, ""]
     indefinite: Bool[Array, ""]
@@ -68,7 +79,7 @@ class _State(eqx.Module):
 
 
 @eqx.filter_jit
-def _start(hvp, g, v0, key):
+def _start(hvp, precondition, g, v0, key):
     v, residual, squared = optax.tree.zeros_like(g), g, vdot(g, g)
     if v0 is not None:
         warm_residual = optax.tree.sub(g, product(hvp, v0, key))
@@ -77,26 +88,36 @@ def _start(hvp, g, v0, key):
         v, residual, squared = optax.tree.where(
             better, (v0, warm_residual, warm_squared), (v, residual, squared)
         )
-    return _State(v, residual, residual, squared, v, jnp.asarray(0), jnp.asarray(False), key)
+    direction, preconditioned = residual, squared
+    if precondition is not None:
+        direction = precondition(residual)
+        preconditioned = vdot(residual, direction)
+    no, zero = jnp.asarray(False), jnp.asarray(0)
+    return _State(v, residual, direction, squared, preconditioned, v, zero, no, key)
 
 
 def _step(operands, state: _State) -> _State:
-    hvp, _ = operands
+    hvp, precondition, _ = operands
     key, now = split_key(state.key, 2)
     along = product(hvp, state.direction, now)
     curvature = vdot(state.direction, along)
     indefinite = curvature <= 0
-    length = state.residual_squared / jnp.where(indefinite, 1, curvature).astype(curvature.dtype)
+    length = state.preconditioned_squared / jnp.where(indefinite, 1, curvature)
     length = jnp.where(indefinite, 0, length).astype(curvature.dtype)
     v = optax.tree.add_scale(state.v, length, state.direction)
     residual = optax.tree.add_scale(state.residual, -length, along)
     squared = vdot(residual, residual)
-    ratio = squared / state.residual_squared
+    steepest, preconditioned = residual, squared
+    if precondition is not None:
+        steepest = precondition(residual)
+        preconditioned = vdot(residual, steepest)
+    ratio = preconditioned / state.preconditioned_squared
     return _State(
         v,
         residual,
-        optax.tree.add_scale(residual, ratio, state.direction),
+        optax.tree.add_scale(steepest, ratio, state.direction),
         squared,
+        preconditioned,
         # Every step with positive curvature comes nearer in the norm of H, though the residual may
         # rise above that of v = 0 for a while: the last such iterate is the best.
         optax.tree.where(jnp.isfinite(squared), v, state.sound_v),
@@ -107,9 +128,11 @@ def _step(operands, state: _State) -> _State:
 
 
 def _done(operands, state: _State):
-    _, rtol = operands
+    _, precondition, rtol = operands
     reached = state.residual_squared <= jnp.asarray(rtol, state.residual_squared.dtype) ** 2
-    return reached | state.indefinite | ~jnp.isfinite(state.residual_squared)
+    ended = reached | state.indefinite | ~jnp.isfinite(state.residual_squared)
+    # A preconditioner that is not positive definite leads nowhere.
+    return ended if precondition is None else ended | ~(state.preconditioned_squared > 0)
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._inner import value_and_grad
+from .._condition import AbstractCondition, Stationary, value_and_residual
 from .._result import Result, worst
 from .._tree import check_form, norm, split_key
 
@@ -19,8 +19,9 @@ class InnerRecord(eqx.Module):
     Attributes:
         steps: how many steps the solver took; an integer scalar, 0 for a plain callable.
         losses: the inner loss before each step and, last, at theta*; shape (steps + 1,).
-        gradient_norm: the norm of the inner gradient at theta*. The implicit function theorem asks
-            for 0: what is left is the bias of the hypergradient.
+        gradient_norm: the norm of the inner gradient at theta*, or of the proximal gradient
+            `(theta - prox(theta - s gradient)) / s` of a constrained problem. The implicit
+            function theorem asks for 0: what is left is the bias of the hypergradient.
         result: a `Result`.
     """
 
@@ -31,12 +32,16 @@ class InnerRecord(eqx.Module):
 
 
 class Steps(eqx.Module):
-    """What a solver's `solve` hands back: theta, how many steps, the loss before each."""
+    """What a solver's `solve` hands back: theta, how many steps, the loss before each.
+
+    A gradient at theta whose norm is above `tol`, if that is given, counts as a failure.
+    """
 
     theta: PyTree[Array]
     steps: Int[Array, ""]
     losses: Float[Array, " steps"]
     result: Result
+    tol: float | Scalar | None = None
 
 
 class AbstractSolver(eqx.Module):
@@ -54,6 +59,10 @@ class AbstractSolver(eqx.Module):
             key: given where the loss is stochastic.
         """
 
+    def condition(self, loss: Callable[..., Scalar]) -> AbstractCondition:
+        """What is zero at the solution: the gradient, or a fixed point's residual."""
+        return Stationary(loss)
+
     def __call__(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None = None
     ) -> tuple[PyTree[Array], InnerRecord]:
@@ -61,15 +70,19 @@ class AbstractSolver(eqx.Module):
         solve_key, last_key = split_key(key, 2)
         steps = self.solve(loss, theta0, solve_key)
         check_form(steps.theta, theta0, "the solver returned", "theta", "theta0")
-        return steps.theta, _record(loss, steps, last_key)
+        return steps.theta, _record(self.condition(loss), steps, last_key)
 
 
 @eqx.filter_jit
-def _record(loss, steps: Steps, key) -> InnerRecord:
-    value, gradient = value_and_grad(loss, steps.theta, key)
-    gradient_norm = norm(gradient)
+def _record(condition, steps: Steps, key) -> InnerRecord:
+    value, residual = value_and_residual(condition, steps.theta, key)
+    gradient_norm = norm(residual)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-    result = worst(steps.result, Result.where(finite, Result.successful, Result.nonfinite))
+    result = Result.successful
+    if steps.tol is not None:
+        short = gradient_norm > jnp.asarray(steps.tol, gradient_norm.dtype)
+        result = Result.where(short, Result.not_stationary, result)
+    result = worst(steps.result, Result.where(finite, result, Result.nonfinite))
     losses = jnp.append(steps.losses, value.astype(steps.losses.dtype))
     return InnerRecord(steps.steps, losses, gradient_norm, result)
 
@@ -101,3 +114,22 @@ def as_solver(solver) -> AbstractSolver:
         f"solver={solver!r} is neither a bilevel solver nor callable: pass for example "
         "`solvers.Newton()` or a function `(loss, theta0) -> theta`."
     )
+
+
+def check_tol(tol: float | Scalar | None) -> None:
+    if isinstance(tol, float | int) and tol < 0:
+        raise ValueError(f"tol={tol} is negative: give a gradient norm, e.g. 1e-6, or None.")
+
+
+def default_tol(theta: PyTree[Array]) -> float:
+    """1e-8 where all is float64, 1e-3 in lower precision."""
+    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(theta))
+    return 1e-8 if coarsest < 1e-12 else 1e-3
+
+
+def refuse_key(name: str, key: PRNGKeyArray | None) -> None:
+    if key is not None:
+        raise ValueError(
+            f"key was given, but {name} needs an inner loss that does not change between its "
+            "evaluations: use GradientDescent, or close over one key in the inner loss."
+        )

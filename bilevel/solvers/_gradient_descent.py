@@ -10,16 +10,18 @@ from .._descent import descend
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import split_key
-from ._base import AbstractSolver, Steps
+from .._tree import norm, split_key
+from ._base import AbstractSolver, Steps, check_tol
 
 
 class GradientDescent(AbstractSolver):
-    """A fixed number of steps of any optax optimiser.
+    """Steps of any optax optimiser: a fixed number of them, or until a tolerance.
 
     Attributes:
         transformation: an `optax.GradientTransformation`, e.g. `optax.adam(1e-3)`.
-        steps: how many steps.
+        steps: how many steps, at most so many where `tol` is given.
+        tol: stop where the norm of the gradient is at most this; a solve that ends above it is
+            reported. None: take all steps.
         scale: multiplies every update; a learning rate that can change without compiling anew.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
 
@@ -34,6 +36,7 @@ class GradientDescent(AbstractSolver):
 
     transformation: optax.GradientTransformation
     steps: int = eqx.field(static=True)
+    tol: float | None = None
     scale: float | Scalar = 1.0
     loop: Loop = eqx.field(default="auto", static=True)
 
@@ -41,12 +44,13 @@ class GradientDescent(AbstractSolver):
         check_loop(self.loop)
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} is negative: give 0 or more.")
+        check_tol(self.tol)
 
     def solve(self, loss, theta0, key):
-        operands = (loss, self.transformation, jnp.asarray(self.scale))
+        operands = (loss, self.transformation, jnp.asarray(self.scale), self.tol)
         state = _start(self.transformation, theta0, key, self.steps)
-        state = iterate(_step, _never, operands, state, self.steps, self.loop)
-        return Steps(state.theta, state.count, state.losses, Result.successful)
+        state = iterate(descent_step, _done, operands, state, self.steps, self.loop)
+        return Steps(state.theta, state.count, state.losses, Result.successful, self.tol)
 
 
 class _State(eqx.Module):
@@ -54,24 +58,31 @@ class _State(eqx.Module):
     optimiser: PyTree
     count: Int[Array, ""]
     losses: Float[Array, " steps"]
+    gradient_norm: Scalar
     key: Any
 
 
 @eqx.filter_jit
 def _start(transformation, theta0, key, steps):
     dtype = jnp.result_type(*jax.tree.leaves(theta0))
-    losses = jnp.full((steps,), jnp.nan, dtype)
-    return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, key)
+    losses, infinite = jnp.full((steps,), jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
+    return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, infinite, key)
 
 
-def _step(operands, state: _State) -> _State:
-    loss, transformation, scale = operands
+def descent_step(operands, state: _State) -> _State:
+    loss, transformation, scale, tol = operands
     key, now = split_key(state.key, 2)
     value, gradient = value_and_grad(loss, state.theta, now)
     theta, optimiser = descend(transformation, gradient, state.optimiser, state.theta, scale)
     losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
-    return _State(theta, optimiser, state.count + 1, losses, key)
+    size = state.gradient_norm
+    if tol is not None:
+        size = norm(gradient).astype(size.dtype)
+        stay = size <= jnp.asarray(tol, size.dtype)
+        theta = optax.tree.where(stay, state.theta, theta)
+    return _State(theta, optimiser, state.count + 1, losses, size, key)
 
 
-def _never(operands, state: _State) -> bool:
-    return False
+def _done(operands, state: _State):
+    tol = operands[-1]
+    return False if tol is None else state.gradient_norm <= jnp.asarray(tol, state.losses.dtype)

@@ -157,7 +157,7 @@ def test_the_best_iterate_is_kept():
     hessian, g = jnp.diag(jnp.array([1.0, 50.0])), jnp.array([1.0, 1e-3])
     adjoint = SGD(optax.sgd(0.1), 20)(times(hessian), g)  # converges first, diverges later
     assert adjoint.losses[-1] > adjoint.losses[0]
-    assert adjoint.residual < 0.8 and adjoint.result == Result.successful
+    assert adjoint.residual < 0.8 and adjoint.result == Result.approximate
     residual = jnp.linalg.norm(g - hessian @ adjoint.v) / jnp.linalg.norm(g)
     np.testing.assert_allclose(adjoint.residual, residual, rtol=1e-5)
     # Far beyond float32: the steps end in NaN, and v does not.
@@ -229,7 +229,8 @@ def test_stochastic_products_get_fresh_keys(getkey):
     adjoint = SGD(optax.sgd(0.5), 6)(hvp, jnp.ones(3), key=getkey())
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 7  # six steps and the residual
-    assert adjoint.result == Result.successful and adjoint.residual < 0.1
+    # What is random is never certain.
+    assert adjoint.result == Result.approximate and adjoint.residual < 0.1
 
 
 @pytest.mark.parametrize("method", DIRECT)

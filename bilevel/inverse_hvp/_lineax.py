@@ -1,0 +1,96 @@
+import warnings
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from .._condition import Jacobian
+from .._inner import DampedHVP
+from .._loops import loops_slowly
+from .._result import Result
+from ._base import AbstractInverseHVP, Iterate, default_rtol
+from ._preconditioner import AbstractPreconditioner, make_preconditioner
+
+
+class Lineax(AbstractInverseHVP):
+    """Any linear solver of lineax: GMRES, BiCGStab, LSMR, CG, or a direct one.
+
+    The direct ones (LU, QR, SVD, Cholesky) materialise the Hessian. The iterative ones are XLA
+    loops, which are slow on a CPU where a product holds a convolution: there, use `CG`.
+
+    Attributes:
+        solver: a lineax solver, e.g. `lineax.GMRES(rtol=1e-6, atol=1e-6)`.
+        rtol: a solve that ends with a relative residual above this is a failure; None: 1e-10 in
+            float64, 1e-5 otherwise, or the `rtol` of the solver, if that is larger.
+        preconditioner: see `CG`.
+
+    Examples:
+        >>> import jax.numpy as jnp, lineax
+        >>> from bilevel.inverse_hvp import Lineax
+        >>> saddle = jnp.array([[0.0, 2.0], [2.0, 0.0]])
+        >>> gmres = lineax.GMRES(rtol=1e-6, atol=1e-6)
+        >>> Lineax(gmres)(lambda v: saddle @ v, jnp.array([2.0, 4.0])).v
+        Array([2.00, 1.00], dtype=float32)
+    """
+
+    solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.GMRES(1e-6, 1e-6))
+    rtol: float | None = None
+    preconditioner: Callable | AbstractPreconditioner | None = None
+
+    @property
+    def symmetric_only(self):
+        return isinstance(self.solver, lx.CG | lx.Cholesky)
+
+    def tolerance(self, g):
+        if self.rtol is not None:
+            return self.rtol
+        # Theirs is a norm over each element's own scale, and `g` has norm 1: 2 for both terms.
+        own = float(getattr(self.solver, "rtol", 0)) + float(getattr(self.solver, "atol", 0))
+        return max(default_rtol(g), 2 * own)
+
+    def solve(self, hvp, g, v0, key):
+        if key is not None:
+            raise ValueError(
+                "key was given, but Lineax needs Hessian-vector products that do not change from "
+                "one to the next: use SGD or Neumann, or close over one key in the inner loss."
+            )
+        if hasattr(self.solver, "max_steps") and loops_slowly(hvp, g):
+            warnings.warn(
+                "Lineax runs the solver in an XLA loop, which slows convolutions down tens of "
+                "times on a CPU: use `CG`, or the same on an accelerator.",
+                stacklevel=2,
+            )
+        precondition = make_preconditioner(self.preconditioner, hvp, g, key)
+        return _solve(hvp, g, v0, self.solver, precondition)
+
+
+@eqx.filter_jit
+def _solve(hvp, g, v0, solver, precondition) -> Iterate:
+    form = jax.eval_shape(lambda: g)
+    tags: set[object] = set()
+    if isinstance(solver, lx.CG | lx.Cholesky):
+        tags = {lx.positive_semidefinite_tag}
+    elif not _is_asymmetric(hvp):
+        tags = {lx.symmetric_tag}
+    options = {} if v0 is None else {"y0": v0}
+    if precondition is not None:
+        options["preconditioner"] = lx.FunctionLinearOperator(
+            precondition, form, lx.positive_semidefinite_tag
+        )
+    operator = lx.FunctionLinearOperator(hvp, form, frozenset(tags))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = lx.linear_solve(operator, g, solver, options=options, throw=False)
+    finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found.value)]))
+    # An iterative solver also calls it singular when it is out of steps: the residual tells.
+    direct = not hasattr(solver, "max_steps")
+    singular = ~finite | (direct & (found.result == lx.RESULTS.singular))
+    result = Result.where(singular, Result.singular, Result.successful)
+    v: PyTree[Array] = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), found.value)
+    return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result)
+
+
+def _is_asymmetric(hvp) -> bool:
+    return isinstance(hvp.hvp if isinstance(hvp, DampedHVP) else hvp, Jacobian)

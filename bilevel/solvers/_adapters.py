@@ -1,0 +1,115 @@
+"""Solvers of other libraries."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._inner import evaluate
+from .._result import Result
+from .._tree import check_form
+from ._base import AbstractSolver, Steps, check_tol, refuse_key
+
+
+class Jaxopt(AbstractSolver):
+    """Any unconstrained solver of jaxopt.
+
+    jaxopt's own implicit differentiation is switched off. Needs the extra `bilevel[jaxopt]`.
+
+    Attributes:
+        solver: a jaxopt solver, e.g. `jaxopt.LBFGS(fun=None, tol=1e-6)`, whose `fun` is replaced
+            by the inner loss.
+        tol: a solve that ends with a gradient norm above this is reported. None: no check.
+
+    Examples:
+        ```python
+        solver = Jaxopt(jaxopt.LBFGS(fun=None, maxiter=100))
+        hypergradient(outer, inner, solver=solver)
+        ```
+    """
+
+    solver: Any
+    tol: float | None = None
+
+    def __check_init__(self):
+        check_tol(self.tol)
+        if not (dataclasses.is_dataclass(self.solver) and hasattr(self.solver, "run")):
+            raise ValueError(
+                f"solver={self.solver!r} is no solver of jaxopt: pass one, for example "
+                "`jaxopt.LBFGS(fun=None)`."
+            )
+
+    def solve(self, loss, theta0, key):
+        refuse_key("Jaxopt", key)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            theta, steps = _run_jaxopt(loss, self.solver, theta0)
+        return Steps(theta, steps, _no_losses(theta), Result.successful, self.tol)
+
+
+@eqx.filter_jit
+def _run_jaxopt(loss, solver, theta0):
+    settings: dict[str, Any] = {"fun": lambda theta: evaluate(loss, theta, None)}
+    if hasattr(solver, "implicit_diff"):
+        settings["implicit_diff"] = False
+    found = dataclasses.replace(solver, **settings).run(theta0)
+    check_form(found.params, theta0, "the jaxopt solver returned", "theta", "theta0")
+    return _like(found.params, theta0), jnp.asarray(found.state.iter_num)
+
+
+class Optimistix(AbstractSolver):
+    """Any minimiser of optimistix. Needs the extra `bilevel[optimistix]`.
+
+    Attributes:
+        solver: an optimistix minimiser, e.g. `optimistix.BFGS(rtol=1e-6, atol=1e-6)`.
+        max_steps: at most so many steps.
+        tol: a solve that ends with a gradient norm above this is reported. None: only one that
+            ends above optimistix' own tolerances.
+
+    Examples:
+        ```python
+        solver = Optimistix(optimistix.BFGS(rtol=1e-6, atol=1e-6))
+        hypergradient(outer, inner, solver=solver)
+        ```
+    """
+
+    solver: Any
+    max_steps: int = eqx.field(default=256, static=True)
+    tol: float | None = None
+
+    def __check_init__(self):
+        check_tol(self.tol)
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
+
+    def solve(self, loss, theta0, key):
+        refuse_key("Optimistix", key)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            theta, steps, result = _run_optimistix(loss, self.solver, theta0, self.max_steps)
+        return Steps(theta, steps, _no_losses(theta), result, self.tol)
+
+
+@eqx.filter_jit
+def _run_optimistix(loss, solver, theta0, max_steps):
+    import optimistix
+
+    found = optimistix.minimise(
+        lambda theta, _: evaluate(loss, theta, None),
+        solver,
+        theta0,
+        max_steps=max_steps,
+        throw=False,
+    )
+    solved = found.result == optimistix.RESULTS.successful
+    result = Result.where(solved, Result.successful, Result.not_stationary)
+    return _like(found.value, theta0), jnp.asarray(found.stats["num_steps"]), result
+
+
+def _like(theta: PyTree, theta0: PyTree) -> PyTree:
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), theta, theta0)
+
+
+def _no_losses(theta):
+    return jnp.zeros((0,), jnp.result_type(*jax.tree.leaves(theta)))
