@@ -302,7 +302,9 @@ def _smallest_eigenvalue(condition, theta, key) -> float | None:
 
 
 def _causes(found, mended, theta, settled, inverse, judge, smallest, tolerance):
-    if not np.all(np.isfinite(np.asarray(ravel_pytree((found.grad, found.theta))[0]))):
+    results = (found.inner.result, found.adjoint.result)
+    finite = np.isfinite(float(norm((found.value, found.grad, found.theta))))
+    if not finite or any(bool(result == Result.nonfinite) for result in results):
         yield Cause.nonfinite
         return
     # Each suspect is mended alone, with the others already above suspicion.

@@ -64,9 +64,9 @@ def unrolled_grad(
         inner: as in `hypergradient`.
         solver: a `GradientDescent`; all of its `steps` are taken.
         truncate: differentiate the last `truncate` steps only; biased, and cheaper.
-        remat: keep theta only every `remat` steps and compute the others again on the way back:
-            the memory of `steps / remat + remat` steps for the time of one more pass. About
-            `sqrt(steps)` needs least. None: keep all.
+        remat: keep only every `remat`-th iterate, and compute what lies between again on the way
+            back: the memory of `steps / remat` iterates and of the activations of `remat` steps,
+            for the time of one more pass. None: keep everything.
         has_aux: whether `outer` returns `(scalar, aux)`.
 
     Returns:
@@ -133,13 +133,21 @@ def _unrolled(psi, theta0, problem, solver, truncate, remat, keys, has_aux):
 
 
 def _in_segments(loss, solver, state, keys, steps, remat):
-    if remat is None:
+    if remat is None or remat >= steps:
         return _descend(loss, solver, state, keys, steps)
-    for begin in range(0, steps, remat):
-        end = min(begin + remat, steps)
-        segment = eqx.filter_checkpoint(_descend)
-        state = segment(loss, solver, state, _part(keys, begin, end), end - begin)
-    return state
+    whole = steps // remat
+
+    @jax.checkpoint
+    def segment(state, keys):
+        return _descend(loss, solver, state, keys, remat), None
+
+    # An outer loop, for in a straight line XLA may compute all segments again at once.
+    in_loops = (
+        None if keys is None else keys[: whole * remat].reshape(whole, remat, *keys.shape[1:])
+    )
+    state = _repeat(segment, state, in_loops, whole, _unrolls(loss, solver, state, keys))
+    rest = _part(keys, whole * remat, steps)
+    return _descend(loss, solver, state, rest, steps - whole * remat)
 
 
 def _descend(loss, solver, state, keys, steps):
@@ -149,14 +157,22 @@ def _descend(loss, solver, state, keys, steps):
         scale = jnp.asarray(solver.scale)
         return descend(solver.transformation, gradient, optimiser, theta, scale), None
 
+    return _repeat(step, state, keys, steps, _unrolls(loss, solver, state, keys))
+
+
+def _repeat(step, state, keys, count, unroll):
+    if not unroll:
+        return lax.scan(step, state, keys, length=count)[0]
+    for at in range(count):
+        state, _ = step(state, None if keys is None else keys[at])
+    return state
+
+
+def _unrolls(loss, solver, state, keys) -> bool:
     one = None if keys is None else keys[0]
-    if solver.loop in ("unroll", "dispatch") or (
-        solver.loop == "auto" and loops_slowly(_gradient, loss, state[0], one)
-    ):
-        for at in range(steps):
-            state, _ = step(state, None if keys is None else keys[at])
-        return state
-    return lax.scan(step, state, keys, length=steps)[0]
+    if solver.loop == "auto":
+        return loops_slowly(_gradient, loss, state[0], one)
+    return solver.loop != "loop"
 
 
 def _gradient(loss, theta, key):

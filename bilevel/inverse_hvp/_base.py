@@ -210,7 +210,12 @@ def _judge(hvp, unit, scale, iterate, tolerance, key):
     finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))
     result = Result.where(finite, result, Result.nonfinite)
     # The method itself knows best why it failed.
-    return v, residual, worst(iterate.result, result)
+    result = worst(iterate.result, result)
+    # Where g is 0, so is v.
+    zero = (norm(unit) == 0) & jnp.isfinite(scale)
+    result = Result.where(zero, Result.successful, result)
+    v = optax.tree.where(zero, optax.tree.zeros_like(v), v)
+    return v, jnp.where(zero, 0, residual).astype(residual.dtype), result
 
 
 def _approximation(unit, iterate, rest, residual, *, stochastic) -> Result:

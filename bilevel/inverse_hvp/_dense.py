@@ -53,10 +53,15 @@ def _solve(hvp, g, key):
     hessian = jax.vmap(column)(jnp.eye(flat.size, dtype=flat.dtype)).T
     factors = lu_factor(hessian)
     v = jnp.where(jnp.any(flat != 0), lu_solve(factors, flat), 0)
+    solved = jnp.isfinite(norm(v))
+    v = jnp.where(solved, v, 0)
     residual = norm(hessian @ v - flat)
     eps = float(jnp.finfo(flat.dtype).eps)
     pivots = jnp.abs(jnp.diag(factors[0]))
-    singular = jnp.any(pivots <= flat.size * eps * jnp.max(pivots)) | (residual > eps**0.5)
+    singular = (
+        ~solved | jnp.any(pivots <= flat.size * eps * jnp.max(pivots)) | (residual > eps**0.5)
+    )
     result = Result.where(singular & jnp.any(flat != 0), Result.singular, Result.successful)
-    result = Result.where(jnp.all(jnp.isfinite(hessian)), result, Result.nonfinite)
+    finite = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(flat))
+    result = Result.where(finite, result, Result.nonfinite)
     return Iterate(unravel(v), jnp.asarray(flat.size), result, residual=residual)

@@ -37,8 +37,8 @@ def _scale(hvp, g, scale, key) -> Iterate:
     if scale is None:
         image = product(hvp, g, key)
         squared, curvature = vdot(image, image), vdot(g, image)
-        positive = (curvature > 0) | (squared == 0)
-        result = Result.where(positive, Result.successful, Result.indefinite)
+        curved_down = (curvature <= 0) & (squared > 0)
+        result = Result.where(curved_down, Result.indefinite, Result.successful)
         scale = curvature / jnp.where(squared > 0, squared, 1).astype(squared.dtype)
     else:
         result = Result.approximate

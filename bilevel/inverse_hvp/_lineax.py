@@ -5,12 +5,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import optax
 from jaxtyping import Array, PyTree
 
 from .._condition import Jacobian
 from .._inner import DampedHVP
 from .._loops import loops_slowly
 from .._result import Result
+from .._tree import norm
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
@@ -83,13 +85,15 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
     operator = lx.FunctionLinearOperator(hvp, form, frozenset(tags))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         found = lx.linear_solve(operator, g, solver, options=options, throw=False)
-    finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found.value)]))
+    finite = jnp.isfinite(norm(found.value))
+    v: PyTree[Array] = optax.tree.where(finite, found.value, optax.tree.zeros_like(g))
+    residual = norm(optax.tree.sub(g, hvp(v)))
     # An iterative solver also calls it singular when it is out of steps: the residual tells.
     direct = not hasattr(solver, "max_steps")
     singular = ~finite | (direct & (found.result == lx.RESULTS.singular))
     result = Result.where(singular, Result.singular, Result.successful)
-    v: PyTree[Array] = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), found.value)
-    return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result)
+    result = Result.where(jnp.isfinite(residual), result, Result.nonfinite)
+    return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result, residual=residual)
 
 
 def _is_asymmetric(hvp) -> bool:

@@ -58,7 +58,7 @@ class Neumann(AbstractInverseHVP):
             largest = _power_iteration(hvp, g, power_key, self.power_steps, self.loop)
             # The iteration comes from below, and beyond 2 / largest the series diverges.
             a = 1 / (1.05 * jnp.where(largest > 0, largest, 1)).astype(largest.dtype)
-            result = Result.where(largest > 0, Result.successful, Result.indefinite)
+            result = Result.where(largest <= 0, Result.indefinite, Result.successful)
         descent = SGD(optax.sgd(1.0), self.steps, jnp.asarray(a), self.rtol, self.loop)
         found = descent.solve(hvp, g, v0, key)
         return Iterate(

@@ -108,7 +108,8 @@ def _sketch(hvp, g, seed, key, rank) -> _LowRank:
     values, vectors = jnp.linalg.eigh((small + small.T) / 2)
     negligible = 10 * rank * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
     kept = values > negligible
-    halves = images @ vectors * jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+    roots = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+    halves = images @ vectors * roots[None, :]
     basis, singular, _ = jnp.linalg.svd(halves, full_matrices=False)
     eigenvalues = jnp.where(singular**2 > negligible, singular**2, 0)
     return _LowRank(basis, eigenvalues, jnp.any(values < -negligible))

@@ -1,0 +1,121 @@
+"""Backpropagation through the solver against the same steps written out."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bilevel import unrolled_grad, unrolled_value_and_grad
+from bilevel.solvers import GradientDescent, Newton
+
+
+def written_out(problem, steps, truncate=None):
+    """Plain descent with momentum, differentiated as one function."""
+
+    def value(psi):
+        theta, momentum = problem.theta0, jax.tree.map(jnp.zeros_like, problem.theta0)
+        for count in range(steps):
+            frozen = truncate is not None and count < steps - truncate
+            at = jax.lax.stop_gradient(psi) if frozen else psi
+            gradient = jax.grad(problem.inner)(theta, at)
+            momentum = jax.tree.map(lambda m, g: 0.5 * m + g, momentum, gradient)
+            theta = jax.tree.map(lambda t, m: t - 0.1 * m, theta, momentum)
+        return problem.outer(theta, psi)
+
+    return value
+
+
+DESCENT = optax.sgd(0.1, 0.5)
+
+
+@pytest.mark.parametrize("remat", [None, 1, 4])
+@pytest.mark.parametrize("truncate", [None, 3])
+def test_equals_the_steps_written_out(truncate, remat, problem, close):
+    settings = {"solver": GradientDescent(DESCENT, 9), "truncate": truncate, "remat": remat}
+    compute = unrolled_value_and_grad(problem.outer, problem.inner, **settings)
+    value, grad = compute(problem.psi, problem.theta0)
+    expected = jax.jit(jax.value_and_grad(written_out(problem, 9, truncate)))(problem.psi)
+    close((value, grad), expected, 1e-10)
+
+
+@pytest.mark.parametrize("loop", ["unroll", "loop"])
+def test_tends_to_the_implicit_gradient(loop, ridge_problem, close):
+    descent = GradientDescent(optax.sgd(0.3), 300, loop=loop) if loop == "loop" else (
+        GradientDescent(optax.sgd(0.5), 40, loop=loop)
+    )  # fmt: skip
+    grad = unrolled_grad(ridge_problem.outer, ridge_problem.inner, solver=descent)
+    tolerance = 1e-8 if loop == "loop" else 1e-3
+    close(grad(ridge_problem.psi, ridge_problem.theta0), ridge_problem.gradient, tolerance)
+
+
+def test_a_convolution_is_unrolled():
+    """On a CPU, where loops slow it down."""
+
+    def inner(theta, psi):
+        out = jax.lax.conv_general_dilated(psi, theta, (1, 1), "SAME")
+        return jnp.sum((out - 1) ** 2)
+
+    compute = unrolled_grad(
+        lambda t, p: jnp.sum(t**2), inner, solver=GradientDescent(optax.sgd(1e-3), 3), remat=2
+    )
+    jaxpr = str(jax.make_jaxpr(compute)(jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 3, 3))))
+    assert "conv_general_dilated" in jaxpr and "scan[" not in jaxpr and "while[" not in jaxpr
+
+
+def test_rematerialisation_needs_less_memory():
+    weight = jnp.ones((64, 64)) / 64
+    x = jnp.ones((512, 64))
+
+    def inner(theta, psi):
+        return jnp.mean(jnp.tanh(jnp.tanh(x @ theta) @ theta) * psi)
+
+    def memory(remat):
+        compute = unrolled_grad(
+            lambda t, p: jnp.sum(t**2),
+            inner,
+            solver=GradientDescent(optax.sgd(0.1), 36),
+            remat=remat,
+        )
+        compiled = jax.jit(compute).lower(jnp.ones((512, 64)), weight).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory(6) < 0.5 * memory(None)
+
+
+def test_aux_arguments_and_keys(x64, getkey):
+    def inner(theta, psi, shift, *, key):
+        return 0.5 * jnp.sum((theta - psi - shift) ** 2) + 0 * jax.random.normal(key)
+
+    def outer(theta, psi, scale):
+        return scale * jnp.sum(theta), {"theta": theta}
+
+    compute = unrolled_grad(outer, inner, solver=GradientDescent(optax.sgd(0.5), 30), has_aux=True)
+    args = {"outer_args": (jnp.asarray(3.0),), "inner_args": (jnp.asarray(1.0),), "key": getkey()}
+    grad, aux = compute(jnp.ones(2), jnp.zeros(2), **args)
+    np.testing.assert_allclose(grad, 3, rtol=1e-8)
+    np.testing.assert_allclose(aux["theta"], 2, rtol=1e-8)
+
+
+def test_modules(getkey, x64):
+    psi = eqx.nn.Linear(2, 2, key=getkey())
+    grad = unrolled_grad(
+        lambda t, p: jnp.sum(t),
+        lambda t, p: 0.5 * jnp.sum((t - p(jnp.ones(2))) ** 2),
+        solver=GradientDescent(optax.sgd(1.0), 1),
+    )(psi, jnp.zeros(2))
+    np.testing.assert_allclose(grad.weight, 1)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"solver": Newton()}, "has no steps to differentiate: unrolling needs a GradientDescent"),
+        ({"solver": GradientDescent(DESCENT, 3), "truncate": 0}, "truncate=0 is no number"),
+        ({"solver": GradientDescent(DESCENT, 3), "remat": 0}, "remat=0 is no number"),
+    ],
+)
+def test_bad_settings(settings, match, unchecked):
+    with pytest.raises(ValueError, match=match):
+        unrolled_grad(lambda t, p: t, lambda t, p: t, **settings)
