@@ -106,7 +106,7 @@ def _argmin_bwd(theta, cotangent, perturbed, differentiable, static, keys, solve
     _, adjoint_key, mixed_key = keys
     condition = _condition(solver, differentiable, static)
     g = jax.tree.map(lambda t, c: jnp.zeros_like(t) if c is None else c, theta, cotangent)
-    jacobian = condition.jacobian(theta, rederive=inverse.rederive or adjoint_key is not None)
+    *_, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
     v = _invert(jacobian.T, g, inverse, throw, adjoint_key)
     inner, psi, args, theta0 = perturbed
     fixed = jax.tree.map(lambda _: False, static)
@@ -125,7 +125,7 @@ def _argmin_jvp(primals, tangents):
         _warn_of_theta0()
     theta = _argmin_any_mode(*primals)
     condition = _condition(solver, differentiable, static)
-    jacobian = condition.jacobian(theta, rederive=inverse.rederive or adjoint_key is not None)
+    *_, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
     given = jax.tree.map(lambda t: t is not None, along[:-1], is_leaf=lambda t: t is None)
     moving, fixed = eqx.partition(differentiable[:-1], given)
 

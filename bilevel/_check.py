@@ -275,8 +275,7 @@ def _settle(condition: AbstractCondition, theta, judge, key, steps=8):
     """theta after Newton steps, and how far the first one was, relative to theta."""
     distance = 0.0
     for count in range(steps):
-        _, residual = condition.value_and_residual(theta, key)
-        jacobian = condition.jacobian(theta, rederive=key is not None)
+        _, residual, jacobian = condition.linearize(theta, key, rederive=False)
         move = judge(jacobian, residual, key=key)
         if not bool(move.result == Result.successful):
             break
@@ -290,7 +289,7 @@ def _smallest_eigenvalue(condition, theta, key) -> float | None:
     flat, unravel = ravel_pytree(theta)
     if flat.size > MOST_DENSE or not condition.symmetric:
         return None
-    hvp = condition.jacobian(theta, rederive=key is not None)
+    *_, hvp = condition.linearize(theta, key, rederive=False)
 
     def column(v):
         return ravel_pytree(hvp(unravel(v)) if key is None else hvp(unravel(v), key))[0]

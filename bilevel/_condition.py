@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._inner import InnerLoss, Params, RederivedHVP, evaluate, linearized_hvp
+from ._inner import InnerLoss, LinearizedHVP, Params, RederivedHVP, evaluate
 from ._loops import holds
 from ._tree import check_form, vdot
 
@@ -28,11 +28,20 @@ class AbstractCondition(eqx.Module):
         return vdot(self.value_and_residual(theta, key)[1], v)
 
     @abc.abstractmethod
-    def jacobian(self, theta: Params, *, rederive: bool) -> Any:
-        """`d F / d theta` as a function of v, linearised once or derived anew at each call.
+    def operator(self, theta: Params, linear: Callable[[Params], Params] | None) -> Any:
+        """`d F / d theta` as a function of v, derived anew at each call where `linear` is None.
 
         Its transpose is at `T`.
         """
+
+    def linearize(
+        self, theta: Params, key: PRNGKeyArray | None, *, rederive: bool
+    ) -> tuple[Scalar, Params, Any]:
+        """The inner loss, F, and `d F / d theta`."""
+        if rederive or key is not None:
+            return *value_and_residual(self, theta, key), self.operator(theta, None)
+        value, residual, linear = _linearized(self, theta)
+        return value, residual, self.operator(theta, linear)
 
 
 class Stationary(AbstractCondition):
@@ -54,8 +63,8 @@ class Stationary(AbstractCondition):
             return super().along(theta, v, key)
         return jax.jvp(value, (theta,), (v,))[1]
 
-    def jacobian(self, theta, *, rederive):
-        return RederivedHVP(self.loss, theta) if rederive else linearized_hvp(self.loss, theta)
+    def operator(self, theta, linear):
+        return RederivedHVP(self.loss, theta) if linear is None else LinearizedHVP(linear)
 
 
 class FixedPoint(AbstractCondition):
@@ -74,8 +83,7 @@ class FixedPoint(AbstractCondition):
         after = proximal_step(self.loss, self.prox, self.step_size, theta, gradient)
         return value, jax.tree.map(lambda t, a: (t - a) / self.step_size, theta, after)
 
-    def jacobian(self, theta, *, rederive):
-        linear = None if rederive else _linearized(self, theta)
+    def operator(self, theta, linear):
         return Jacobian(self, theta, linear, False)
 
 
@@ -93,7 +101,12 @@ def proximal_step(
 
 @eqx.filter_jit
 def _linearized(condition, theta):
-    return jax.linearize(lambda t: condition.value_and_residual(t, None)[1], theta)[1]
+    def residual_and_value(theta):
+        value, residual = condition.value_and_residual(theta, None)
+        return residual, value
+
+    residual, linear, value = jax.linearize(residual_and_value, theta, has_aux=True)
+    return value, residual, linear
 
 
 class Jacobian(eqx.Module):

@@ -10,11 +10,12 @@ from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
 from ._condition import AbstractCondition, mixed_vjp, spec_of_loss
 from ._inner import InnerLoss, as_arrays, check_scalar
-from ._result import Throw, act_on, check_throw
+from ._loops import loops_slowly
+from ._result import Throw, act_on, check_throw, worst
 from ._tree import negative, split_key
 from .inverse_hvp import CG, AbstractInverseHVP, Adjoint
 from .solvers import AbstractSolver, InnerRecord
-from .solvers._base import as_solver
+from .solvers._base import as_solver, find, record
 
 
 class Hypergradient(eqx.Module):
@@ -112,22 +113,41 @@ def hypergradient(
         theta0 = as_arrays(theta0, "theta0")
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         loss = InnerLoss(inner, static, psi, tuple(inner_args))
-        solver_key, adjoint_key, mixed_key = split_key(key, 3)
-
-        theta, record = inner_solver(loss, start, solver_key)
-        theta = act_on(record.result, throw, theta)
-        (value, aux), (g, direct) = _outer(outer, has_aux, theta, static, psi, tuple(outer_args))
-        condition = inner_solver.condition(loss)
-        jacobian = condition.jacobian(theta, rederive=inverse.rederive or key is not None)
+        solver_key, *keys = split_key(key, 4)
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
-        adjoint = inverse(jacobian.T, g, v0=v0, key=adjoint_key)
-        v = act_on(adjoint.result, throw, adjoint.v)
-        implicit = negative(mixed_vjp(condition, _in_psi(condition), theta, v, mixed_key)).loss.psi
-        return Hypergradient(
-            value, aux, eqx.combine(theta, static), direct, implicit, record, adjoint
+        steps = find(inner_solver, loss, start, solver_key)
+        condition = inner_solver.condition(loss)
+        # One program, but for what has to be dispatched step by step.
+        whole = inverse.traceable and not loops_slowly(_residual, condition, steps.theta, keys[0])
+        differentiate = _differentiate_whole if whole else _differentiate
+        h = differentiate(
+            condition, steps, static, outer, has_aux, tuple(outer_args), inverse, v0, keys
         )
+        result = worst(h.inner.result, h.adjoint.result)
+        value, implicit = act_on(result, throw, (h.value, h.implicit))
+        return eqx.tree_at(lambda h: (h.value, h.implicit), h, (value, implicit))
 
     return compute
+
+
+def _differentiate(condition, steps, static, outer, has_aux, outer_args, inverse, v0, keys):
+    """All that follows once theta* is found."""
+    record_key, adjoint_key, mixed_key = keys
+    theta, psi = steps.theta, condition.loss.psi
+    *at_theta, jacobian = condition.linearize(theta, record_key, rederive=inverse.rederive)
+    (value, aux), (g, direct) = _outer(outer, has_aux, theta, static, psi, outer_args)
+    adjoint = inverse(jacobian.T, g, v0=v0, key=adjoint_key)
+    mixed = mixed_vjp(condition, _in_psi(condition), theta, adjoint.v, mixed_key)
+    whole_theta, implicit = eqx.combine(theta, static), negative(mixed).loss.psi
+    inner = record(steps, *at_theta)
+    return Hypergradient(value, aux, whole_theta, direct, implicit, inner, adjoint)
+
+
+_differentiate_whole = eqx.filter_jit(_differentiate)
+
+
+def _residual(condition, theta, key):
+    return condition.value_and_residual(theta, key)[1]
 
 
 def _in_psi(condition: AbstractCondition) -> AbstractCondition:

@@ -91,12 +91,6 @@ class LinearizedHVP(eqx.Module):
         return self
 
 
-@eqx.filter_jit
-def linearized_hvp(loss: Callable, theta: Params) -> LinearizedHVP:
-    _, linear = jax.linearize(jax.grad(lambda t: evaluate(loss, t, None)), theta)
-    return LinearizedHVP(linear)
-
-
 class RederivedHVP(eqx.Module):
     """v -> H v at a fixed point, derived anew at each call, each with its key if there is one."""
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._condition import Jacobian
-from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, linearized_hvp, product
+from .._condition import Jacobian, Stationary
+from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, product
 from .._result import Result, worst
 from .._tree import check_form, divide, largest, multiply, norm, split_key, vdot
 
@@ -40,14 +40,14 @@ class Adjoint(eqx.Module):
 class Iterate(eqx.Module):
     """What a method hands back to `AbstractInverseHVP`: its best v and why it stopped.
 
-    `residual`, the norm of `g - hvp(v)`, is computed by the base class where it is None.
+    `rest`, which is `g - hvp(v)`, is computed by the base class where it is None.
     """
 
     v: PyTree[Array]
     steps: Int[Array, ""]
     result: Result
     losses: Float[Array, " steps"] | None = None
-    residual: Scalar | None = None
+    rest: PyTree[Array] | None = None
 
 
 class AbstractInverseHVP(eqx.Module):
@@ -91,6 +91,11 @@ class AbstractInverseHVP(eqx.Module):
         """
         return False
 
+    @property
+    def traceable(self) -> bool:
+        """Whether `solve` can be compiled as a whole, and need not run in Python step by step."""
+        return False
+
     def tolerance(self, g: PyTree[Array]) -> float | None:
         """The residual above which the solve counts as failed.
 
@@ -109,7 +114,7 @@ class AbstractInverseHVP(eqx.Module):
         """The Hessian of `loss` at `theta` as a function of v, linearised once or derived anew."""
         if self.rederive or stochastic:
             return RederivedHVP(loss, theta)
-        return linearized_hvp(loss, theta)
+        return Stationary(loss).linearize(theta, None, rederive=False)[-1]
 
     def __call__(
         self,
@@ -199,8 +204,10 @@ def _scale_start(v0, unit, scale):
 
 @eqx.filter_jit
 def _judge(hvp, unit, scale, iterate, tolerance, key):
-    rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
-    residual = norm(rest) if iterate.residual is None else iterate.residual
+    rest = iterate.rest
+    if rest is None:
+        rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
+    residual = norm(rest)
     v = multiply(iterate.v, scale)
     if tolerance is None:
         result = _approximation(unit, iterate, rest, residual, stochastic=key is not None)

@@ -4,6 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from .._inner import product
@@ -28,6 +29,8 @@ class CG(AbstractInverseHVP):
             Python; where they are traced, unrolled up to 64 of them and looped beyond). "auto"
             dispatches on a CPU where a step holds a convolution (XLA's CPU loops slow those down
             tens of times), and loops otherwise.
+        truncated: whether to be content with `max_steps`: what is short of `rtol` after them is
+            `Result.approximate`, and no failure.
         preconditioner: `Nystrom(rank=...)`, or a function `v -> M^-1 v` with M positive definite
             and near the (damped) Hessian, where it is ill-conditioned.
 
@@ -42,6 +45,7 @@ class CG(AbstractInverseHVP):
     rtol: float | None = None
     max_steps: int = eqx.field(default=256, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
+    truncated: bool = eqx.field(default=False, static=True)
     preconditioner: Callable | AbstractPreconditioner | None = None
 
     @property
@@ -55,14 +59,22 @@ class CG(AbstractInverseHVP):
         if self.rtol is not None and self.rtol < 0:
             raise ValueError(f"rtol={self.rtol} is negative: give a relative residual, e.g. 1e-6.")
 
+    @property
+    def traceable(self):
+        return self.loop != "dispatch"
+
     def tolerance(self, g):
+        return None if self.truncated else self._rtol(g)
+
+    def _rtol(self, g):
         return default_rtol(g) if self.rtol is None else self.rtol
 
     def solve(self, hvp, g, v0, key):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
-        operands = (hvp, precondition, self.tolerance(g))
-        state = _start(hvp, precondition, g, v0, key)
-        state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
+        operands = (hvp, precondition, g, self._rtol(g), self.max_steps)
+        state = _start(precondition, g, v0, key, self._rtol(g))
+        products = self.max_steps + (1 if v0 is None else 2)
+        state = iterate(_step, _done, operands, state, products, self.loop)
         return _finish(state)
 
 
@@ -75,31 +87,68 @@ class _State(eqx.Module):
     sound_v: PyTree[Array]
     steps: Int[Array, ""]
     indefinite: Bool[Array, ""]
+    broken: Bool[Array, ""]
+    checking: Bool[Array, ""]
+    done: Bool[Array, ""]
     key: Any
 
 
 @eqx.filter_jit
-def _start(hvp, precondition, g, v0, key):
-    v, residual, squared = optax.tree.zeros_like(g), g, vdot(g, g)
-    if v0 is not None:
-        warm_residual = optax.tree.sub(g, product(hvp, v0, key))
-        warm_squared = vdot(warm_residual, warm_residual)
-        better = warm_squared <= squared  # a warm start that is worse than zero, or NaN, is none
-        v, residual, squared = optax.tree.where(
-            better, (v0, warm_residual, warm_squared), (v, residual, squared)
-        )
-    direction, preconditioned = residual, squared
-    if precondition is not None:
-        direction = precondition(residual)
-        preconditioned = vdot(residual, direction)
-    no, zero = jnp.asarray(False), jnp.asarray(0)
-    return _State(v, residual, direction, squared, preconditioned, v, zero, no, key)
+def _start(precondition, g, v0, key, rtol) -> _State:
+    no, zero = jnp.asarray(False), optax.tree.zeros_like(g)
+    squared = vdot(g, g)
+    direction, preconditioned = _steepest(precondition, g, squared)
+    done = squared <= jnp.asarray(rtol, squared.dtype) ** 2
+    start = zero if v0 is None else v0
+    warm = jnp.asarray(v0 is not None)
+    return _State(
+        zero, g, direction, squared, preconditioned, start, jnp.asarray(0), no, no, warm, done, key
+    )
+
+
+def _steepest(precondition, residual, squared):
+    if precondition is None:
+        return residual, squared
+    direction = precondition(residual)
+    return direction, vdot(residual, direction)
 
 
 def _step(operands, state: _State) -> _State:
-    hvp, precondition, _ = operands
+    """A conjugate gradient step, or, before and after them all, the residual computed afresh.
+
+    Both are one product, so that the program holds only one.
+    """
+    hvp, precondition, g, rtol, max_steps = operands
     key, now = split_key(state.key, 2)
-    along = product(hvp, state.direction, now)
+    at = optax.tree.where(state.checking, state.sound_v, state.direction)
+    image = product(hvp, at, now)
+    after = lax.cond(
+        state.checking,
+        lambda: _check(precondition, g, rtol, state, image),
+        lambda: _advance(precondition, rtol, max_steps, state, image),
+    )
+    return eqx.tree_at(lambda s: s.key, after, key, is_leaf=lambda leaf: leaf is None)
+
+
+def _check(precondition, g, rtol, state: _State, image) -> _State:
+    residual = optax.tree.sub(g, image)
+    squared = vdot(residual, residual)
+    first = state.steps == 0
+    # A warm start that is worse than zero, or NaN, is none.
+    worse = first & ~(squared <= state.residual_squared)
+    v, residual, squared = optax.tree.where(
+        worse, (state.v, state.residual, state.residual_squared), (state.sound_v, residual, squared)
+    )
+    direction, preconditioned = _steepest(precondition, residual, squared)
+    done = ~first | (squared <= jnp.asarray(rtol, squared.dtype) ** 2)
+    no = jnp.asarray(False)
+    return _State(
+        v, residual, direction, squared, preconditioned, v, state.steps,
+        state.indefinite, state.broken, no, done, state.key,
+    )  # fmt: skip
+
+
+def _advance(precondition, rtol, max_steps, state: _State, along) -> _State:
     curvature = vdot(state.direction, along)
     indefinite = curvature <= 0
     length = state.preconditioned_squared / jnp.where(indefinite, 1, curvature)
@@ -107,11 +156,13 @@ def _step(operands, state: _State) -> _State:
     v = optax.tree.add_scale(state.v, length, state.direction)
     residual = optax.tree.add_scale(state.residual, -length, along)
     squared = vdot(residual, residual)
-    steepest, preconditioned = residual, squared
-    if precondition is not None:
-        steepest = precondition(residual)
-        preconditioned = vdot(residual, steepest)
+    steepest, preconditioned = _steepest(precondition, residual, squared)
     ratio = preconditioned / state.preconditioned_squared
+    steps = state.steps + 1
+    broken = ~jnp.isfinite(squared)
+    ended = (squared <= jnp.asarray(rtol, squared.dtype) ** 2) | indefinite | broken
+    if precondition is not None:  # one that is not positive definite leads nowhere
+        ended = ended | ~(preconditioned > 0)
     return _State(
         v,
         residual,
@@ -120,24 +171,22 @@ def _step(operands, state: _State) -> _State:
         preconditioned,
         # Every step with positive curvature comes nearer in the norm of H, though the residual may
         # rise above that of v = 0 for a while: the last such iterate is the best.
-        optax.tree.where(jnp.isfinite(squared), v, state.sound_v),
-        state.steps + 1,
+        optax.tree.where(broken, state.sound_v, v),
+        steps,
         indefinite,
-        key,
+        broken,
+        ended | (steps >= max_steps),
+        state.done,
+        state.key,
     )
 
 
 def _done(operands, state: _State):
-    _, precondition, rtol = operands
-    reached = state.residual_squared <= jnp.asarray(rtol, state.residual_squared.dtype) ** 2
-    ended = reached | state.indefinite | ~jnp.isfinite(state.residual_squared)
-    # A preconditioner that is not positive definite leads nowhere.
-    return ended if precondition is None else ended | ~(state.preconditioned_squared > 0)
+    return state.done
 
 
 @eqx.filter_jit
 def _finish(state: _State) -> Iterate:
     result = Result.where(state.indefinite, Result.indefinite, Result.successful)
-    finite = jnp.isfinite(state.residual_squared)
-    result = Result.where(finite, result, Result.nonfinite)
-    return Iterate(state.sound_v, state.steps, result)
+    result = Result.where(state.broken, Result.nonfinite, result)
+    return Iterate(state.sound_v, state.steps, result, rest=state.residual)

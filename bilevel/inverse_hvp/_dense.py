@@ -30,6 +30,10 @@ class Dense(AbstractInverseHVP):
 
     max_size: int = eqx.field(default=20_000, static=True)
 
+    @property
+    def traceable(self):
+        return True
+
     def tolerance(self, g):
         return None
 
@@ -64,4 +68,4 @@ def _solve(hvp, g, key):
     result = Result.where(singular & jnp.any(flat != 0), Result.singular, Result.successful)
     finite = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(flat))
     result = Result.where(finite, result, Result.nonfinite)
-    return Iterate(unravel(v), jnp.asarray(flat.size), result, residual=residual)
+    return Iterate(unravel(v), jnp.asarray(flat.size), result, rest=unravel(flat - hessian @ v))

@@ -27,6 +27,10 @@ class Identity(AbstractInverseHVP):
 
     scale: float | Scalar | None = None
 
+    @property
+    def traceable(self):
+        return True
+
     def solve(self, hvp, g, v0, key):
         return _scale(hvp, g, self.scale, key)
 

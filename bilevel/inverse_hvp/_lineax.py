@@ -46,6 +46,10 @@ class Lineax(AbstractInverseHVP):
     def symmetric_only(self):
         return isinstance(self.solver, lx.CG | lx.Cholesky)
 
+    @property
+    def traceable(self):
+        return True
+
     def tolerance(self, g):
         if self.rtol is not None:
             return self.rtol
@@ -87,13 +91,13 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
         found = lx.linear_solve(operator, g, solver, options=options, throw=False)
     finite = jnp.isfinite(norm(found.value))
     v: PyTree[Array] = optax.tree.where(finite, found.value, optax.tree.zeros_like(g))
-    residual = norm(optax.tree.sub(g, hvp(v)))
+    rest = optax.tree.sub(g, hvp(v))
     # An iterative solver also calls it singular when it is out of steps: the residual tells.
     direct = not hasattr(solver, "max_steps")
     singular = ~finite | (direct & (found.result == lx.RESULTS.singular))
     result = Result.where(singular, Result.singular, Result.successful)
-    result = Result.where(jnp.isfinite(residual), result, Result.nonfinite)
-    return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result, residual=residual)
+    result = Result.where(jnp.isfinite(norm(rest)), result, Result.nonfinite)
+    return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result, rest=rest)
 
 
 def _is_asymmetric(hvp) -> bool:

@@ -48,6 +48,10 @@ class Neumann(AbstractInverseHVP):
         if isinstance(self.step_size, float | int) and not self.step_size > 0:
             raise ValueError(f"step_size={self.step_size} is not positive: give e.g. 0.1, or None.")
 
+    @property
+    def traceable(self):
+        return self.loop != "dispatch"
+
     def tolerance(self, g):
         return self.rtol
 
@@ -61,9 +65,7 @@ class Neumann(AbstractInverseHVP):
             result = Result.where(largest <= 0, Result.indefinite, Result.successful)
         descent = SGD(optax.sgd(1.0), self.steps, jnp.asarray(a), self.rtol, self.loop)
         found = descent.solve(hvp, g, v0, key)
-        return Iterate(
-            found.v, found.steps, worst(result, found.result), found.losses, found.residual
-        )
+        return Iterate(found.v, found.steps, worst(result, found.result), found.losses, found.rest)
 
 
 class _Power(eqx.Module):

@@ -51,6 +51,10 @@ class Nystrom(AbstractInverseHVP, AbstractPreconditioner):
     def symmetric_only(self):
         return True
 
+    @property
+    def traceable(self):
+        return True
+
     def tolerance(self, g):
         return self.rtol
 

@@ -48,32 +48,40 @@ class SGD(AbstractInverseHVP):
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
+    @property
+    def traceable(self):
+        return self.loop != "dispatch"
+
     def tolerance(self, g):
         return self.rtol
 
     def solve(self, hvp, g, v0, key):
         operands = (hvp, g, self.transformation, jnp.asarray(self.scale), self.rtol)
         state = _start(self.transformation, g, v0, key, self.steps)
-        state = iterate(_step, _done, operands, state, self.steps, self.loop)
-        return _finish(hvp, g, state)
+        # One more product tells the residual of the last iterate; a random one tells nothing.
+        products = self.steps + (1 if key is None else 0)
+        state = iterate(_step, _done, operands, state, products, self.loop)
+        return _finish(state)
 
 
 class _State(eqx.Module):
     v: PyTree[Array]
     optimiser: PyTree
     best_v: PyTree[Array]
+    best_rest: PyTree[Array]
     best: Scalar
+    last: Scalar
     count: Int[Array, ""]
     losses: Float[Array, " steps"]
     key: Any
 
 
 @eqx.filter_jit
-def _start(transformation, g, v0, key, steps):
+def _start(transformation, g, v0, key, steps) -> _State:
     v = optax.tree.zeros_like(g) if v0 is None else v0
     best = jnp.full_like(norm(g), jnp.inf)
     losses = jnp.full((steps,), jnp.nan, best.dtype)
-    return _State(v, transformation.init(v), v, best, jnp.asarray(0), losses, key)
+    return _State(v, transformation.init(v), v, g, best, best, jnp.asarray(0), losses, key)
 
 
 def _step(operands, state: _State) -> _State:
@@ -84,15 +92,13 @@ def _step(operands, state: _State) -> _State:
     loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
     residual = jnp.asarray(optax.tree.norm(gradient))
     better = residual < state.best
-    return _State(
-        v,
-        optimiser,
-        optax.tree.where(better, state.v, state.best_v),
-        jnp.where(better, residual, state.best),
-        state.count + 1,
-        state.losses.at[state.count].set(loss),
-        key,
+    best_v, best_rest, best = optax.tree.where(
+        better,
+        (state.v, optax.tree.scale(-1, gradient), residual),
+        (state.best_v, state.best_rest, state.best),
     )
+    losses = state.losses.at[state.count].set(loss, mode="drop")
+    return _State(v, optimiser, best_v, best_rest, best, residual, state.count + 1, losses, key)
 
 
 def _done(operands, state: _State):
@@ -101,12 +107,9 @@ def _done(operands, state: _State):
 
 
 @eqx.filter_jit
-def _finish(hvp, g, state: _State) -> Iterate:
+def _finish(state: _State) -> Iterate:
+    steps = jnp.minimum(state.count, state.losses.size)
     if state.key is not None:
-        return Iterate(state.v, state.count, Result.successful, state.losses)
-    last = jnp.asarray(optax.tree.norm(optax.tree.sub(hvp(state.v), g)))
-    better = last <= state.best
-    v = optax.tree.where(better, state.v, state.best_v)
-    residual = jnp.where(better, last, state.best)
-    result = Result.where(jnp.isfinite(last), Result.successful, Result.nonfinite)
-    return Iterate(v, state.count, result, state.losses, residual)
+        return Iterate(state.v, steps, Result.successful, state.losses)
+    result = Result.where(jnp.isfinite(state.last), Result.successful, Result.nonfinite)
+    return Iterate(state.best_v, steps, result, state.losses, state.best_rest)

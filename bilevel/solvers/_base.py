@@ -68,14 +68,20 @@ class AbstractSolver(eqx.Module):
     ) -> tuple[PyTree[Array], InnerRecord]:
         """theta* and an `InnerRecord`."""
         solve_key, last_key = split_key(key, 2)
-        steps = self.solve(loss, theta0, solve_key)
-        check_form(steps.theta, theta0, "the solver returned", "theta", "theta0")
-        return steps.theta, _record(self.condition(loss), steps, last_key)
+        steps = find(self, loss, theta0, solve_key)
+        found = value_and_residual(self.condition(loss), steps.theta, last_key)
+        return steps.theta, record(steps, *found)
+
+
+def find(solver: AbstractSolver, loss, theta0, key) -> Steps:
+    steps = solver.solve(loss, theta0, key)
+    check_form(steps.theta, theta0, "the solver returned", "theta", "theta0")
+    return steps
 
 
 @eqx.filter_jit
-def _record(condition, steps: Steps, key) -> InnerRecord:
-    value, residual = value_and_residual(condition, steps.theta, key)
+def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
+    """What to record of `steps`, with the loss and the gradient, or residual, where they ended."""
     gradient_norm = norm(residual)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
     result = Result.successful

@@ -191,7 +191,8 @@ class TestPreconditioner:
             assert adjoint.result == Result.successful
 
     def test_one_that_is_not_positive_definite_is_reported(self):
-        adjoint = CG(preconditioner=lambda v: -v)(lambda v: 2 * v, jnp.ones(3))
+        signs, hessian = jnp.array([1.0, -1.0, -1.0]), jnp.array([1.0, 2.0, 3.0])
+        adjoint = CG(preconditioner=lambda v: signs * v)(lambda v: hessian * v, jnp.ones(3))
         assert adjoint.result == Result.max_steps_reached
 
 
