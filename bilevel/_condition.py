@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
 from ._inner import InnerLoss, LinearizedHVP, Params, RederivedHVP, evaluate
 from ._loops import holds
+from ._transposes import store_transposes
 from ._tree import check_form, vdot
 
 
@@ -106,7 +107,7 @@ def _linearized(condition, theta):
         return residual, value
 
     residual, linear, value = jax.linearize(residual_and_value, theta, has_aux=True)
-    return value, residual, linear
+    return value, residual, store_transposes(linear, theta)
 
 
 class Jacobian(eqx.Module):

@@ -6,6 +6,7 @@ dispatched from Python, or unrolled where they are traced, and everything else i
 `benchmarks/loops.py` measures it.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -65,7 +66,14 @@ def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop
     if loop == "auto":
         loop = "dispatch" if loops_slowly(step, operands, carry) else "loop"
     if loop == "dispatch" and _is_traced((operands, carry)):
-        return "unroll" if max_steps <= MOST_UNROLLED else "loop"
+        if max_steps <= MOST_UNROLLED:
+            return "unroll"
+        warnings.warn(
+            f"{max_steps} steps that hold a convolution run in an XLA loop, tens of times slower "
+            f"on a CPU: call without jax.jit, or allow at most {MOST_UNROLLED - 1} steps.",
+            stacklevel=2,
+        )
+        return "loop"
     return loop
 
 

@@ -20,7 +20,8 @@ class Nystrom(AbstractInverseHVP, AbstractPreconditioner):
     (Hataya and Yamada, 2023; the sketch is that of Frangella, Tropp and Udell, 2023). All products
     are taken at once; there is no iteration. Where `damping` is 0, what the sketch left out is
     taken to have the smallest eigenvalue in it. The residual tells how good that is: a solve that
-    is not at the solution is `Result.approximate`. As `CG(preconditioner=Nystrom(rank))` the
+    is not at the solution is `Result.approximate`, and one that is worse than v = 0, as it may be
+    without damping, a failure. As `CG(preconditioner=Nystrom(rank))` the
     answer is exact and the sketch saves steps, if the Hessian has a few large eigenvalues.
 
     For a Hessian that is positive semidefinite; an indefinite one is reported.
@@ -102,7 +103,10 @@ class _Preconditioner(eqx.Module):
 @eqx.filter_jit
 def _sketch(hvp, g, seed, key, rank) -> _LowRank:
     flat, unravel = ravel_pytree(g)
-    probes, _ = jnp.linalg.qr(jax.random.normal(seed, (flat.size, rank), flat.dtype))
+    probes = jax.random.normal(seed, (flat.size, rank), flat.dtype) / flat.size**0.5
+    tall = rank <= flat.size // 4
+    if not tall:  # few random directions are nearly orthogonal, many are not
+        probes, _ = jnp.linalg.qr(probes)
 
     def times(probe):
         return ravel_pytree(product(hvp, unravel(probe), key))[0]
@@ -111,12 +115,34 @@ def _sketch(hvp, g, seed, key, rank) -> _LowRank:
     small = probes.T @ images
     values, vectors = jnp.linalg.eigh((small + small.T) / 2)
     negligible = 10 * rank * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
-    kept = values > negligible
-    roots = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
-    halves = images @ vectors * roots[None, :]
-    basis, singular, _ = jnp.linalg.svd(halves, full_matrices=False)
-    eigenvalues = jnp.where(singular**2 > negligible, singular**2, 0)
+    halves = images @ (vectors * _inverse_roots(values, negligible)[None, :])
+    if tall:
+        basis, eigenvalues = _left_singular(halves)
+    else:
+        basis, singular, _ = jnp.linalg.svd(halves, full_matrices=False)
+        eigenvalues = jnp.where(singular**2 > negligible, singular**2, 0)
     return _LowRank(basis, eigenvalues, jnp.any(values < -negligible))
+
+
+def _left_singular(halves):
+    """U and lambda with `halves halves^T = U diag(lambda) U^T`, from matrices of size rank alone.
+
+    A singular value decomposition of a matrix as tall as theta took most of the time.
+    """
+    values, vectors = jnp.linalg.eigh(halves.T @ halves)
+    negligible = halves.shape[1] * float(jnp.finfo(halves.dtype).eps) * jnp.max(values)
+    basis = halves @ (vectors * _inverse_roots(values, negligible)[None, :])
+    # Once more, as the squares above cost the small ones half of their digits.
+    again, turned = jnp.linalg.eigh(basis.T @ basis)
+    basis = basis @ (turned * _inverse_roots(again, 0.5)[None, :]) @ turned.T
+    kept = values > negligible
+    exact = jnp.sum((basis.T @ halves) ** 2, axis=1)
+    return jnp.where(kept[None, :], basis, 0), jnp.where(kept, exact, 0)
+
+
+def _inverse_roots(values, negligible):
+    kept = values > negligible
+    return jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
 
 
 def _invert(low_rank: _LowRank, damping, g):

@@ -2,20 +2,25 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from .._inner import value_and_grad
+from .._condition import Stationary
 from .._result import Result, worst
-from .._tree import split_key
+from .._tree import norm, split_key
 from ..inverse_hvp import CG, AbstractInverseHVP
-from ._base import AbstractSolver, Steps
+from ._base import AbstractSolver, Steps, check_tol, default_tol
 
 
 class Newton(AbstractSolver):
     """Newton's method, `theta - H^-1 grad`, with any inverse Hessian; one step is exact for a
     quadratic loss.
 
+    There is no line search: far from the minimum of a loss that is not quadratic it can diverge,
+    which is reported. There, start nearer, or use `LBFGS`.
+
     Attributes:
         inverse_hvp: how the inverse Hessian is applied.
         steps: how many steps.
+        tol: a solve that ends with a gradient norm above this is reported. None: one whose last
+            linear solve fell short, or whose gradient grew.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -27,19 +32,33 @@ class Newton(AbstractSolver):
 
     inverse_hvp: AbstractInverseHVP = eqx.field(default_factory=CG)
     steps: int = eqx.field(default=1, static=True)
+    tol: float | None = None
 
     def __check_init__(self):
+        check_tol(self.tol)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
     def solve(self, loss, theta0, key):
-        theta, losses, result = theta0, [], Result.successful
-        for _ in range(self.steps):
+        theta, losses, result, tol = theta0, [], Result.successful, self.tol
+        for count in range(self.steps):
             key, gradient_key, solve_key = split_key(key, 3)
-            value, gradient = value_and_grad(loss, theta, gradient_key)
-            hvp = self.inverse_hvp.operator(loss, theta, stochastic=key is not None)
+            condition = Stationary(loss)
+            value, gradient, hvp = condition.linearize(
+                theta, gradient_key, rederive=self.inverse_hvp.rederive
+            )
+            if tol is None:
+                tol = jnp.maximum(norm(gradient), default_tol(theta))
             adjoint = self.inverse_hvp(hvp, gradient, key=solve_key)
             theta = optax.tree.sub(theta, adjoint.v)
             losses.append(value)
-            result = worst(result, adjoint.result)
-        return Steps(theta, jnp.asarray(self.steps), jnp.stack(losses), result)
+            last = self.tol is None and count == self.steps - 1
+            result = worst(result, _of_the_inner_problem(adjoint.result, last))
+        return Steps(theta, jnp.asarray(self.steps), jnp.stack(losses), result, tol)
+
+
+def _of_the_inner_problem(result: Result, last: bool) -> Result:
+    """A linear solve that fell short makes the step inexact, which the next one can mend."""
+    short = (result == Result.max_steps_reached) | (result == Result.approximate)
+    inexact = Result.not_stationary if last else Result.successful
+    return Result.where(short, inexact, result)

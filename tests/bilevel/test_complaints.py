@@ -32,7 +32,7 @@ def test_the_adjoint_solve_failed_and_the_gradient_was_silently_zero():
             assert compute(jnp.ones(2), jnp.zeros(2)).adjoint.result == Result.indefinite
     # The same for descent that gets nowhere: a rate far too small, and one far too large.
     for rate in (1e-9, 1e3):
-        with pytest.raises(RuntimeError, match="no nearer to the solution than zero|NaN or infinity"):
+        with pytest.raises(RuntimeError, match="no nearer to|NaN or infinity"):
             implicit_grad(
                 lambda t, p: jnp.sum(t),
                 lambda t, p: jnp.sum((t - p) ** 2),

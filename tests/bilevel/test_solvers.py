@@ -1,14 +1,25 @@
 """Inner solvers: where they end, what they record, and how they fail."""
 
+import warnings
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bilevel import Result
+from bilevel import Result, hypergradient
 from bilevel.inverse_hvp import CG, Dense
-from bilevel.solvers import AbstractSolver, GradientDescent, Newton, Steps
+from bilevel.solvers import (
+    LBFGS,
+    AbstractSolver,
+    GradientDescent,
+    Jaxopt,
+    Newton,
+    Optimistix,
+    Steps,
+)
 
 MATRIX = np.diag([1.0, 2.0, 3.0])
 
@@ -91,7 +102,11 @@ def test_fresh_keys(getkey):
     "solver, loss, result",
     [
         (GradientDescent(optax.sgd(1e30), 4), quadratic, Result.nonfinite),
-        (Newton(CG(max_steps=1)), quadratic, Result.max_steps_reached),
+        (Newton(CG(max_steps=1)), quadratic, Result.not_stationary),
+        (Newton(CG(rtol=1e-3), 2, tol=1e-12), quartic, Result.not_stationary),
+        (Newton(), lambda theta: jnp.sum(jnp.sqrt(1 + 4 * theta**2)), Result.not_stationary),
+        (GradientDescent(optax.sgd(0.1), 5, tol=1e-6), quadratic, Result.not_stationary),
+        (LBFGS(max_steps=2), quartic, Result.not_stationary),
         (Newton(), lambda theta: -jnp.sum(theta**2), Result.indefinite),
         (Newton(Dense()), lambda theta: jnp.sum(theta**3), Result.singular),  # at theta = 0
         (Newton(), lambda theta: jnp.sum(jnp.sqrt(theta)), Result.nonfinite),
@@ -103,6 +118,72 @@ def test_failures_are_recorded(solver, loss, result):
         start, loss = jnp.ones(3), lambda theta: theta[0] ** 2 + theta[1]
     _, record = solver(loss, start)
     assert record.result == result
+
+
+def test_descent_stops_at_its_tolerance(x64):
+    for loop in ("loop", "unroll", "dispatch"):
+        descent = GradientDescent(optax.sgd(0.3), 60, tol=1e-3, loop=loop)
+        theta, record = descent(quadratic, jnp.zeros(3))
+        assert record.gradient_norm <= 1e-3 and record.steps < 60
+        assert record.result == Result.successful
+        few = GradientDescent(optax.sgd(0.3), int(record.steps) - 2)(quadratic, jnp.zeros(3))[1]
+        assert few.gradient_norm > 1e-3  # it did stop at the first that is small enough
+
+
+def test_an_inexact_newton_step_is_mended_by_the_next(x64):
+    solver = Newton(CG(max_steps=2), steps=12, tol=1e-9)
+    theta, record = solver(quadratic, jnp.full(3, 5.0))
+    np.testing.assert_allclose(theta, [1, 1 / 2, 1 / 3], rtol=1e-9)
+    assert record.result == Result.successful
+    again = Newton()(quadratic, theta)[1]  # from the solution, where no gradient can shrink
+    assert again.result == Result.successful
+
+
+SMOOTH = {
+    "optax": LBFGS(tol=1e-9),
+    "jaxopt": lambda: Jaxopt(import_jaxopt().LBFGS(fun=None, tol=1e-9), tol=1e-8),
+    "optimistix": lambda: Optimistix(
+        pytest.importorskip("optimistix").BFGS(rtol=1e-10, atol=1e-10), tol=1e-8
+    ),
+}
+
+
+def import_jaxopt():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it says that it is not maintained
+        return pytest.importorskip("jaxopt")
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_solvers_of_other_libraries(name, x64, close):
+    solver = SMOOTH[name] if name == "optax" else SMOOTH[name]()
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(20, 3))), jnp.asarray(np.sign(rng.normal(size=20)))
+
+    def loss(theta, psi):
+        logits = x @ theta["w"] + theta["b"]
+        return jnp.mean(jax.nn.softplus(-y * logits)) + jnp.exp(psi) * jnp.sum(theta["w"] ** 2)
+
+    def outer(theta, psi):
+        return jnp.sum(theta["w"] ** 2) + theta["b"] ** 2
+
+    start = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+    psi = jnp.asarray(-2.0)
+    found = hypergradient(outer, loss, solver=solver)(psi, start)
+    exact = hypergradient(outer, loss, solver=Newton(steps=12))(psi, start)
+    close(found.theta, exact.theta, 1e-7)
+    close(found.grad, exact.grad, 1e-6)
+    assert found.inner.steps > 1 and found.inner.result == Result.successful
+    short = eqx.tree_at(lambda s: s.tol, solver, 1e-30)  # nothing reaches that
+    short = hypergradient(outer, loss, solver=short, throw="ignore")(psi, start)
+    assert short.inner.result == Result.not_stationary
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_they_want_a_loss_that_does_not_change(name, getkey):
+    solver = SMOOTH[name] if name == "optax" else SMOOTH[name]()
+    with pytest.raises(ValueError, match="key was given, but .* needs an inner loss that does not"):
+        solver(lambda theta, *, key: jnp.sum(theta**2), jnp.ones(2), getkey())
 
 
 class Solution(AbstractSolver):
@@ -126,6 +207,10 @@ def test_a_solver_of_ones_own():
         (lambda: Newton(steps=0), "steps=0 leaves no step"),
         (lambda: GradientDescent(optax.sgd(1.0), -1), "steps=-1 is negative"),
         (lambda: GradientDescent(optax.sgd(1.0), 1, loop="for"), "loop='for' is not known"),
+        (lambda: GradientDescent(optax.sgd(1.0), 1, tol=-1.0), "tol=-1.0 is negative"),
+        (lambda: LBFGS(max_steps=0), "max_steps=0 leaves no step"),
+        (lambda: Optimistix(None, max_steps=0), "max_steps=0 leaves no step"),
+        (lambda: Jaxopt(optax.sgd), "is no solver of jaxopt: pass one"),
     ],
 )
 def test_bad_settings(make, match, unchecked):
