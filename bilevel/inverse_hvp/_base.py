@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 from .._condition import Jacobian, Stationary
 from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, product
 from .._result import Result, worst
-from .._tree import check_form, divide, largest, multiply, norm, split_key, vdot
+from .._tree import check_form, divide, largest, multiply, split_key, vdot
 
 STOCHASTIC_LIMIT = 10.0
 """Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""
@@ -138,7 +138,7 @@ class AbstractInverseHVP(eqx.Module):
         start = None
         if v0 is not None:
             check_form(v0, g, "v0 is", "v", "theta")
-            start = _scale_start(v0, unit, scale)
+            start = _scale_start(v0, scale)
         solve_key, check_key = split_key(key, 2)
         if isinstance(hvp, Jacobian) and self.symmetric_only:
             iterate = self._solve_normal_equations(damped, unit, solve_key)
@@ -190,16 +190,18 @@ def _transposed(operator, v, key):
 
 @eqx.filter_jit
 def _normalize(g):
+    """`g` over its norm, and the norm; without overflow or underflow on the way."""
     size = largest(g)
     relative = jnp.asarray(optax.tree.norm(divide(g, size)))
-    relative = jnp.where(relative > 0, relative, 1).astype(relative.dtype)
-    return divide(divide(g, size), relative), size * relative
+    nonzero = jnp.where(relative > 0, relative, 1).astype(relative.dtype)
+    return divide(divide(g, size), nonzero), size * relative
 
 
 @eqx.filter_jit
-def _scale_start(v0, unit, scale):
+def _scale_start(v0, scale):
     # Where g is 0, so is v.
-    return optax.tree.where(norm(unit) > 0, divide(v0, scale), optax.tree.zeros_like(v0))
+    nonzero = jnp.where(scale > 0, scale, 1).astype(scale.dtype)
+    return optax.tree.where(scale > 0, divide(v0, nonzero), optax.tree.zeros_like(v0))
 
 
 @eqx.filter_jit
@@ -207,21 +209,22 @@ def _judge(hvp, unit, scale, iterate, tolerance, key):
     rest = iterate.rest
     if rest is None:
         rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
-    residual = norm(rest)
-    v = multiply(iterate.v, scale)
+    # All of it is scaled to the right-hand side's norm: the plain norm will do.
+    residual = jnp.asarray(optax.tree.norm(rest))
     if tolerance is None:
         result = _approximation(unit, iterate, rest, residual, stochastic=key is not None)
     else:
         limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), _useless(residual))
         result = Result.where(residual > limit, Result.max_steps_reached, Result.successful)
-    finite = jnp.isfinite(residual) & jnp.isfinite(norm(unit)) & jnp.isfinite(norm(v))
+    size = jnp.asarray(optax.tree.norm(iterate.v)) * scale.astype(residual.dtype)
+    finite = jnp.isfinite(residual) & jnp.isfinite(size)
     result = Result.where(finite, result, Result.nonfinite)
     # The method itself knows best why it failed.
     result = worst(iterate.result, result)
     # Where g is 0, so is v.
-    zero = (norm(unit) == 0) & jnp.isfinite(scale)
+    zero = scale == 0
     result = Result.where(zero, Result.successful, result)
-    v = optax.tree.where(zero, optax.tree.zeros_like(v), v)
+    v = optax.tree.where(zero, optax.tree.zeros_like(iterate.v), multiply(iterate.v, scale))
     return v, jnp.where(zero, 0, residual).astype(residual.dtype), result
 
 

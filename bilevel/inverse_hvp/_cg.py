@@ -4,7 +4,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from .._inner import product
@@ -71,9 +70,10 @@ class CG(AbstractInverseHVP):
 
     def solve(self, hvp, g, v0, key):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
-        operands = (hvp, precondition, g, self._rtol(g), self.max_steps)
-        state = _start(precondition, g, v0, key, self._rtol(g))
-        products = self.max_steps + (1 if v0 is None else 2)
+        warm, rtol = v0 is not None, self._rtol(g)
+        state = _start(precondition, g, v0, key, rtol)
+        products = self.max_steps + (2 if warm else 1)
+        operands = (hvp, precondition, g, rtol, self.max_steps, warm)
         state = iterate(_step, _done, operands, state, products, self.loop)
         return _finish(state)
 
@@ -84,7 +84,6 @@ class _State(eqx.Module):
     direction: PyTree[Array]
     residual_squared: Scalar
     preconditioned_squared: Scalar
-    sound_v: PyTree[Array]
     steps: Int[Array, ""]
     indefinite: Bool[Array, ""]
     broken: Bool[Array, ""]
@@ -95,15 +94,16 @@ class _State(eqx.Module):
 
 @eqx.filter_jit
 def _start(precondition, g, v0, key, rtol) -> _State:
-    no, zero = jnp.asarray(False), optax.tree.zeros_like(g)
-    squared = vdot(g, g)
+    squared, no = vdot(g, g), jnp.asarray(False)
     direction, preconditioned = _steepest(precondition, g, squared)
-    done = squared <= jnp.asarray(rtol, squared.dtype) ** 2
-    start = zero if v0 is None else v0
-    warm = jnp.asarray(v0 is not None)
-    return _State(
-        zero, g, direction, squared, preconditioned, start, jnp.asarray(0), no, no, warm, done, key
-    )
+    v = optax.tree.zeros_like(g) if v0 is None else v0
+    done = _reached(squared, rtol)
+    checking, zero = jnp.asarray(v0 is not None), jnp.asarray(0)
+    return _State(v, g, direction, squared, preconditioned, zero, no, no, checking, done, key)
+
+
+def _reached(squared, rtol):
+    return squared <= jnp.asarray(rtol, squared.dtype) ** 2
 
 
 def _steepest(precondition, residual, squared):
@@ -114,70 +114,50 @@ def _steepest(precondition, residual, squared):
 
 
 def _step(operands, state: _State) -> _State:
-    """A conjugate gradient step, or, before and after them all, the residual computed afresh.
+    """A conjugate gradient step or, before and after them all, the residual computed afresh.
 
-    Both are one product, so that the program holds only one.
+    Both are one product, so that the program holds one only: it is what takes long to compile.
     """
-    hvp, precondition, g, rtol, max_steps = operands
+    hvp, precondition, g, rtol, max_steps, warm = operands
     key, now = split_key(state.key, 2)
-    at = optax.tree.where(state.checking, state.sound_v, state.direction)
-    image = product(hvp, at, now)
-    after = lax.cond(
-        state.checking,
-        lambda: _check(precondition, g, rtol, state, image),
-        lambda: _advance(precondition, rtol, max_steps, state, image),
-    )
-    return eqx.tree_at(lambda s: s.key, after, key, is_leaf=lambda leaf: leaf is None)
-
-
-def _check(precondition, g, rtol, state: _State, image) -> _State:
-    residual = optax.tree.sub(g, image)
+    check, first = state.checking, state.steps == 0
+    image = product(hvp, optax.tree.where(check, state.v, state.direction), now)
+    curvature = vdot(state.direction, image)
+    indefinite = ~check & (curvature <= 0)
+    length = state.preconditioned_squared / jnp.where(indefinite | check, 1, curvature)
+    length = jnp.where(indefinite, 0, jnp.where(check, 1, length)).astype(curvature.dtype)
+    start = optax.tree.where(check, g, state.residual)
+    residual = optax.tree.add_scale(start, -length, image)
     squared = vdot(residual, residual)
-    first = state.steps == 0
-    # A warm start that is worse than zero, or NaN, is none.
-    worse = first & ~(squared <= state.residual_squared)
-    v, residual, squared = optax.tree.where(
-        worse, (state.v, state.residual, state.residual_squared), (state.sound_v, residual, squared)
-    )
-    direction, preconditioned = _steepest(precondition, residual, squared)
-    done = ~first | (squared <= jnp.asarray(rtol, squared.dtype) ** 2)
-    no = jnp.asarray(False)
-    return _State(
-        v, residual, direction, squared, preconditioned, v, state.steps,
-        state.indefinite, state.broken, no, done, state.key,
-    )  # fmt: skip
-
-
-def _advance(precondition, rtol, max_steps, state: _State, along) -> _State:
-    curvature = vdot(state.direction, along)
-    indefinite = curvature <= 0
-    length = state.preconditioned_squared / jnp.where(indefinite, 1, curvature)
-    length = jnp.where(indefinite, 0, length).astype(curvature.dtype)
-    v = optax.tree.add_scale(state.v, length, state.direction)
-    residual = optax.tree.add_scale(state.residual, -length, along)
-    squared = vdot(residual, residual)
+    broken = ~check & ~jnp.isfinite(squared)
+    # Every step with positive curvature comes nearer in the norm of H, though the residual may
+    # rise above that of v = 0 for a while: the last such iterate is the best.
+    moved = optax.tree.add_scale(state.v, length, state.direction)
+    v = optax.tree.where(check | broken, state.v, moved)
+    if warm:  # a start that is worse than zero, or NaN, is none
+        worse = check & first & ~(squared <= state.residual_squared)
+        v = optax.tree.where(worse, optax.tree.zeros_like(g), v)
+        residual = optax.tree.where(worse, g, residual)
+        squared = jnp.where(worse, state.residual_squared, squared)
     steepest, preconditioned = _steepest(precondition, residual, squared)
-    ratio = preconditioned / state.preconditioned_squared
-    steps = state.steps + 1
-    broken = ~jnp.isfinite(squared)
-    ended = (squared <= jnp.asarray(rtol, squared.dtype) ** 2) | indefinite | broken
+    ratio = jnp.where(check, 0, preconditioned / state.preconditioned_squared)
+    steps = state.steps + jnp.where(check, 0, 1)
+    reached = _reached(squared, rtol)
+    ended = reached | indefinite | broken | (steps >= max_steps)
     if precondition is not None:  # one that is not positive definite leads nowhere
         ended = ended | ~(preconditioned > 0)
     return _State(
         v,
         residual,
-        optax.tree.add_scale(steepest, ratio, state.direction),
+        optax.tree.add_scale(steepest, ratio.astype(squared.dtype), state.direction),
         squared,
         preconditioned,
-        # Every step with positive curvature comes nearer in the norm of H, though the residual may
-        # rise above that of v = 0 for a while: the last such iterate is the best.
-        optax.tree.where(broken, state.sound_v, v),
         steps,
-        indefinite,
-        broken,
-        ended | (steps >= max_steps),
-        state.done,
-        state.key,
+        state.indefinite | indefinite,
+        state.broken | broken,
+        ~check & ended,
+        check & (~first | reached),
+        key,
     )
 
 
@@ -189,4 +169,4 @@ def _done(operands, state: _State):
 def _finish(state: _State) -> Iterate:
     result = Result.where(state.indefinite, Result.indefinite, Result.successful)
     result = Result.where(state.broken, Result.nonfinite, result)
-    return Iterate(state.sound_v, state.steps, result, rest=state.residual)
+    return Iterate(state.v, state.steps, result, rest=state.residual)
