@@ -125,10 +125,10 @@ def check_hypergradient(
     """A function that checks a hypergradient against the problem solved again next to psi.
 
     Along each direction d it compares `<grad, d>` with the central difference of the outer loss,
-    the inner problem solved anew on either side, and where the solver is `GradientDescent` also
-    with backpropagation through its steps. If they disagree, it mends one suspect after the other
-    (theta, the damping, the adjoint) and names those that made the difference. For small problems
-    in a notebook or a test, best in float64; not under `jit`.
+    the inner problem solved anew on either side by the same solver, and where that is
+    `GradientDescent` also with backpropagation through its steps. If they disagree, it mends one
+    suspect after the other (theta, the damping, the adjoint) and names those that made the
+    difference. For small problems in a notebook or a test, best in float64; not under `jit`.
 
     Args:
         outer: as in `hypergradient`, as are `inner`, `solver`, `inverse_hvp` and `has_aux`.

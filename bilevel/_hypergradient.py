@@ -82,7 +82,9 @@ def hypergradient(
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
-        EquinoxRuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
+        RuntimeError: a solve failed and `throw="raise"`; the message names the remedy. Under
+            `jax.jit` it comes at run time, with the message at the end of a long traceback;
+            `equinox.filter_jit` makes it a shorter one.
 
     Examples:
         >>> import jax.numpy as jnp

@@ -17,13 +17,14 @@ class Result(eqx.Enumeration):
     """How a solve ended. Each message names the cause and the remedy.
 
     `successful` is right to its tolerance. `approximate` is short of that by choice (`Identity`,
-    `Nystrom`, a number of steps of `SGD`), which is no failure. All others are failures.
+    `Nystrom`, `CG(truncated=True)`, a number of steps of `SGD` or `Neumann`), which is no failure.
+    All others are failures.
     """
 
     successful = "The solve succeeded."
     approximate = (
         "The adjoint is an approximation, as its method was told to stop short of a solution: "
-        "`residual` says how far; for an exact one give it `rtol` and more steps, or use `CG`."
+        "`residual` says how far; for an exact one allow more steps, or use `CG()`."
     )
     max_steps_reached = (
         "The linear solve ended, out of steps or out of precision, with a residual above its "
@@ -44,8 +45,9 @@ class Result(eqx.Enumeration):
         "of the inverse Hessian (raise it, if it is tiny), or use `CG`."
     )
     not_stationary = (
-        "The inner solver ended with a gradient above its tolerance, so the hypergradient is "
-        "biased: allow more steps, change its learning rate, start nearer, or raise its `tol`."
+        "The inner solver ended with a gradient that is not small enough, so its solution is "
+        "inaccurate and a hypergradient biased: allow more steps, start nearer, change its "
+        "settings, or raise its `tol` if it has one."
     )
     nonfinite = (
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
@@ -69,7 +71,11 @@ def act_on(result: Result, throw: Throw, values: T) -> T:
     used.
     """
     if throw == "raise":
-        return result.error_if(values, failed(result))
+        failure = failed(result)
+        if isinstance(failure, Tracer):
+            return result.error_if(values, failure)
+        if failure:
+            raise RuntimeError(Result[result])
     if throw == "warn":
         flags = [result == failure for failure in _FAILURES]
         if any(isinstance(flag, Tracer) for flag in flags):

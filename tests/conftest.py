@@ -15,7 +15,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 2)  # enough to test sharded arrays
+jax.config.update("jax_num_cpu_devices", 8)  # to test sharded arrays
 
 TESTS = Path(__file__).parent
 DATA = Path(os.environ.get("BILEVEL_DATA", TESTS.parent.parent / "shared" / "data"))

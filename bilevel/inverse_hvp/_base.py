@@ -58,7 +58,8 @@ class AbstractInverseHVP(eqx.Module):
     computes the residual of what `solve` returns, and says in `result` what went wrong.
 
     Attributes:
-        damping: added to the diagonal of the Hessian; not negative.
+        damping: added to the diagonal of the Hessian; not negative. It biases the solution, and
+            the residual, which is that of the damped system, does not show it.
         rederive: derive each Hessian-vector product anew instead of linearising the gradient once.
             Slower; needs less memory. Stochastic inner losses always do.
     """

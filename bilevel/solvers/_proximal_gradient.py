@@ -47,8 +47,8 @@ class ProximalGradient(AbstractSolver):
         ...                solver=ProximalGradient(soft_threshold, step_size=1.0))
         >>> lasso(jnp.asarray(1.0), jnp.zeros(3))
         Array([ 2.,  0., -1.], dtype=float32)
-        >>> jax.jacrev(lasso)(jnp.asarray(1.0), jnp.zeros(3))
-        Array([-1.,  0.,  1.], dtype=float32, weak_type=True)
+        >>> jax.jacrev(lasso)(jnp.float32(1), jnp.zeros(3))
+        Array([-1.,  0.,  1.], dtype=float32)
     """
 
     prox: Callable[[PyTree, PyTree, Scalar], PyTree]

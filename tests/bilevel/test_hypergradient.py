@@ -172,18 +172,20 @@ def test_derivative_of_a_hypergradient_forwards(x64):
 
 
 def test_sharded_arrays(x64, close):
-    mesh = Mesh(np.array(jax.devices()[:2]), "rows")
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+    mesh = Mesh(np.array(jax.devices()), "rows")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)))
     sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows")))
 
     def inner(theta, psi, x):
         return jnp.mean((x @ theta - psi) ** 2)
 
     compute = implicit_grad(lambda t, p: jnp.sum(t**3), inner, solver=Newton())
-    psi = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("rows")))
-    grad = compute(psi, jnp.zeros(3), inner_args=(sharded,))
-    close(grad, compute(jnp.ones(8), jnp.zeros(3), inner_args=(x,)))
-    assert len(grad.sharding.device_set) == 2
+    expected = compute(jnp.ones(16), jnp.zeros(3), inner_args=(x,))
+    psi = jax.device_put(jnp.ones(16), NamedSharding(mesh, PartitionSpec("rows")))
+    for call in (compute, jax.jit(compute)):
+        grad = call(psi, jnp.zeros(3), inner_args=(sharded,))
+        close(grad, expected)
+        assert len(jax.devices()) == len(grad.sharding.device_set) == 8
 
 
 def test_a_second_call_compiles_nothing(compilations):

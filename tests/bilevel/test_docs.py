@@ -1,0 +1,88 @@
+"""Every public name is on the site, and the Python of its pages runs and prints what they say."""
+
+import ast
+import re
+import textwrap
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import pytest
+
+import bilevel
+
+DOCS = Path(__file__).parents[2] / "docs"
+SLOW = ["choosing.md", "coming-from.md"]
+# Code of other libraries is fenced as `py`, which looks the same on the site and is not run.
+BLOCK = re.compile(r"^( *)```(python|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("module", ["bilevel", "bilevel.solvers", "bilevel.inverse_hvp"])
+def test_every_public_name_is_in_the_reference(module):
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    package = bilevel if module == "bilevel" else getattr(bilevel, module.split(".")[1])
+    public = {
+        f"{module}.{name}"
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert public and public <= shown, f"not in docs/api: {sorted(public - shown)}"
+    old = {name for name in shown if name.rpartition(".")[0] == module} - public
+    assert not old, f"in docs/api, but no longer public: {sorted(old)}"
+
+
+def test_every_page_is_reachable():
+    nav = (DOCS.parent / "mkdocs.yml").read_text()
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert pages == set(re.findall(r"[\w/-]+\.md", nav))
+
+
+def blocks(page):
+    """The kind and the text of each block of Python, or of what Python printed."""
+    found = BLOCK.findall((DOCS / page).read_text())
+    return [(kind, textwrap.dedent(text)) for _, kind, text in found]
+
+
+def missing(code):
+    """The peers that a block imports and that are not installed."""
+    roots = [
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [node.names[0].name])
+    ]
+    return [name for name in roots if name in ("jaxopt", "optimistix") and find_spec(name) is None]
+
+
+@pytest.fixture
+def as_a_user(monkeypatch):
+    """jax's usual promotions; jaxopt imported, which warns that it is not maintained."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if find_spec("jaxopt"):
+            import jaxopt  # noqa: F401
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["index.md", *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)],
+)
+def test_the_python_of_a_page_runs(page, as_a_user, capsys):
+    names, printed = {}, ""
+    for kind, text in blocks(page):
+        if kind == "text":
+            assert words(text) in words(printed), text
+        elif not missing(text):
+            exec(compile(text, page, "exec"), names)
+            printed = capsys.readouterr().out
+    assert names
+
+
+def words(text):
+    """Without numbers, which differ from machine to machine."""
+    return re.sub(r"[+-]?\d[\d.e+-]*", "0", " ".join(text.split()))
