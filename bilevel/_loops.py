@@ -51,13 +51,13 @@ def iterate(
         return _looped(step, done, operands, carry, max_steps)
     if way == "unroll":
         return _unrolled(step, done, operands, carry, max_steps)
+    stop = _test(done, operands, carry)
     for count in range(max_steps):
-        stop = _jit(done, operands, carry)
         if isinstance(stop, Tracer):  # `step` closes over a tracer, and now the carry holds it
             return iterate(step, done, operands, carry, max_steps - count, loop)
         if stop:
             break
-        carry = _jit(step, operands, carry)
+        carry, stop = _step_and_test(step, done, operands, carry)
     return carry
 
 
@@ -108,8 +108,14 @@ def _is_jaxpr(x: Any) -> bool:
 
 
 @eqx.filter_jit
-def _jit(function, operands, carry):
-    return function(operands, carry)
+def _test(done, operands, carry):
+    return done(operands, carry)
+
+
+@eqx.filter_jit
+def _step_and_test(step, done, operands, carry):
+    carry = step(operands, carry)
+    return carry, done(operands, carry)
 
 
 @eqx.filter_jit
