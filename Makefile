@@ -64,7 +64,7 @@ $(VENV)/.lint: $(VENV)/.python constraints.txt
 	$(PIP) ruff
 	@touch $@
 
-$(VENV)/.types: $(VENV)/.packages
+$(VENV)/.types: $(VENV)/.test
 	$(PIP) 'pyright[nodejs]'
 	@touch $@
 
