@@ -24,7 +24,8 @@ class Adjoint(eqx.Module):
     Attributes:
         v: the solution, shaped like theta.
         residual: `|g - (H + damping I) v| / |g|`, computed afresh from `v`; a scalar, 0 if `g` is.
-        steps: the number of Hessian-vector products that the method took; an integer scalar.
+        steps: how many steps the method took, mostly a Hessian-vector product each (the residual
+            and a preconditioner's sketch not counted); an integer scalar.
         result: a `Result`.
         losses: for methods that descend, the value of `v.Hv/2 - g.v` before each step, with `g`
             scaled to norm 1 (equation 7 of the RCIG paper up to a constant), else None.

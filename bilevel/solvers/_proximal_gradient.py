@@ -29,7 +29,8 @@ class ProximalGradient(AbstractSolver):
 
     Attributes:
         prox: `prox(theta, psi, step_size)` returns `argmin_t |t - theta|^2 / 2 + step_size
-            r(t, psi)`, shaped like theta; those of `jaxopt.prox` have this form.
+            r(t, psi)`, shaped like theta; those of `jaxopt.prox` have this form. Derivatives reach
+            its psi, and nothing else that it uses.
         step_size: s, at most 1 over the largest eigenvalue of the Hessian of the inner loss.
         max_steps: at most so many steps.
         tol: stop where the norm of the fixed point's residual over s is at most this; a solve that
