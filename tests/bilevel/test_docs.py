@@ -47,14 +47,19 @@ def blocks(page):
 
 
 def missing(code):
-    """The peers that a block imports and that are not installed."""
+    """What a block imports that is not installed, or that takes minutes."""
     roots = [
         name.split(".")[0]
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [node.names[0].name])
     ]
-    return [name for name in roots if name in ("jaxopt", "optimistix") and find_spec(name) is None]
+    peers = ("jaxopt", "optimistix")
+    return [
+        name
+        for name in roots
+        if name == "bilevel_distillation" or (name in peers and find_spec(name) is None)
+    ]
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def as_a_user(monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    ["index.md", *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)],
+    ["index.md", "../README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)],
 )
 def test_the_python_of_a_page_runs(page, as_a_user, capsys):
     names, printed = {}, ""
