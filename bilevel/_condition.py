@@ -59,7 +59,8 @@ class Stationary(AbstractCondition):
             return evaluate(self.loss, theta, key)
 
         # A loss that holds a custom_vjp, as an argmin is, has no forward mode. Any other has it
-        # used: where psi is images, reverse over reverse took up to five times as long on a CPU.
+        # used: where psi is images, reverse mode twice takes four times as long on a CPU
+        # (benchmarks/derivatives.py).
         if holds("custom_vjp_call", value, theta):
             return super().along(theta, v, key)
         return jax.jvp(value, (theta,), (v,))[1]

@@ -49,7 +49,7 @@ class GradientDescent(AbstractSolver):
     def solve(self, loss, theta0, key):
         operands = (loss, self.transformation, jnp.asarray(self.scale), self.tol)
         state = _start(self.transformation, theta0, key, self.steps)
-        state = iterate(descent_step, _done, operands, state, self.steps, self.loop)
+        state = iterate(_step, _done, operands, state, self.steps, self.loop)
         return Steps(state.theta, state.count, state.losses, Result.successful, self.tol)
 
 
@@ -69,7 +69,7 @@ def _start(transformation, theta0, key, steps):
     return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, infinite, key)
 
 
-def descent_step(operands, state: _State) -> _State:
+def _step(operands, state: _State) -> _State:
     loss, transformation, scale, tol = operands
     key, now = split_key(state.key, 2)
     value, gradient = value_and_grad(loss, state.theta, now)

@@ -41,9 +41,9 @@ class Newton(AbstractSolver):
 
     def solve(self, loss, theta0, key):
         theta, losses, result, tol = theta0, [], Result.successful, self.tol
+        condition = Stationary(loss)
         for count in range(self.steps):
             key, gradient_key, solve_key = split_key(key, 3)
-            condition = Stationary(loss)
             value, gradient, hvp = condition.linearize(
                 theta, gradient_key, rederive=self.inverse_hvp.rederive
             )

@@ -138,11 +138,8 @@ def test_right_or_said(method, problem, x64, solved):
 @pytest.mark.parametrize("method", ["CG", "Dense", "Neumann", "Nystrom, full", "Lineax GMRES"])
 def test_many_right_hand_sides_at_once(method, x64, close):
     hessian, gs = PROBLEMS["well conditioned"][0], RNG.normal(size=(3, SIZE))
-    products = 0
 
     def hvp(v):
-        nonlocal products
-        products += 1
         return jnp.asarray(hessian) @ v
 
     found = eqx.filter_jit(METHODS[method].many)(hvp, jnp.asarray(gs))
