@@ -1,13 +1,15 @@
 """The command line, in process: what it prints, what it writes, and how it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bilevel_distillation import DistilledSet, load_hf
+from bilevel_distillation import DistilledSet, RunConfig, load_hf
 from bilevel_distillation._cli import main
 from bilevel_distillation._console import percent
+from bilevel_distillation._estimate import estimate
 
 QUICK = ["--evaluation.networks", "2", "--evaluation.steps", "3"]
 
@@ -43,6 +45,26 @@ def refused(capsys, *arguments):
     said = capsys.readouterr()
     assert "Traceback" not in said.err + said.out
     return said.err
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    main([*TINY, "--method", "rcig", "--iterations", "40", "--out", str(out), "--dry-run"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("40 meta-iterations of ") and "with compilation" in said
+    assert "MB of memory on a device" in said
+    assert not out.exists()
+
+
+def test_more_images_are_estimated_to_take_more_memory():
+    config = RunConfig(width=4, depth=2, batch_size=16, pool_size=2, pool_steps=1)
+    small, large = (
+        estimate(replace(config, ipc=ipc, linear_solver="cg", microbatch=micro))
+        for ipc, micro in ((1, 5), (20, 100))
+    )
+    assert 0 < small.resident < small.memory < large.memory
+    # 200 images keep at least their activations in the first layer: 4 channels of 64 pixels.
+    assert large.memory - large.resident > 200 * 4 * 64 * 4
 
 
 def test_run_prints_a_table_and_the_paths(finished, capsys):

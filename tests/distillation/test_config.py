@@ -66,7 +66,7 @@ def test_presets(dataset, shape, expected):
     found = resolve(RunConfig(dataset=dataset), shape)
     assert {name: getattr(found, name) for name in expected} == expected
     still_open = {f.name for f in fields(found) if getattr(found, f.name) is None}
-    assert still_open <= {"microbatch", "image_column", "label_column", "train_split",
+    assert still_open <= {"microbatch", "n_subset", "image_column", "label_column", "train_split",
                           "test_split", "resolution"}  # fmt: skip
 
 
@@ -113,7 +113,8 @@ def test_differences_name_setting_and_values_but_not_the_folder():
         (lambda: EvaluationConfig(steps=0), "evaluation.steps=0 is too small: give 1 or more."),
         (lambda: EvaluationConfig(warmup=-1), "evaluation.warmup=-1 is negative: give 0 or more."),
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
-        (lambda: RunConfig(rtol=-1.0), "rtol=-1.0 is not positive"),
+        (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
+        (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),
         (lambda: RunConfig(coreset_rate=float("nan")), "coreset_rate=nan is not positive"),
         (lambda: RunConfig(width=0), "width=0 is too small"),
     ],

@@ -28,7 +28,8 @@ TINY = RunConfig(
     depth=1,
     batch_size=12,
     ridge_rate=0.1,  # so large that a few steps come near the solution
-    rtol=1e-12,
+    linear_solver="cg",
+    tolerance=1e-12,
     max_cg_steps=3,  # unrolled in the compiled step
     adam_steps=2,
     pool_size=3,
@@ -89,9 +90,8 @@ def gradient_of(fixed, state, draws):
     recipe, training = fixed
     network = take(state.pool, draws.model).network
     targets = jnp.eye(CLASSES)[training.labels[draws.rows]]
-    return coreset_gradient(
-        recipe, state.coreset, network, state.rates, training.images[draws.rows], targets
-    )
+    images = training.images[draws.rows]
+    return coreset_gradient(recipe, state.coreset, network, state.rates, images, targets, draws.key)
 
 
 def distance(one, other):
@@ -100,10 +100,13 @@ def distance(one, other):
 
 
 @pytest.mark.parametrize(
-    ("method", "solve"), [(name, "exact") for name in METHODS] + [("rcig", "adam")]
-)
-def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, solve):
-    fixed, start = prepare(method=method, solve=solve)
+    ("method", "changes"),
+    [(name, {}) for name in METHODS]
+    + [("rcig", dict(solve="adam")), ("rcig", dict(linear_solver="cholesky")),
+       ("rcig", dict(microbatch=2, ipc=2, n_subset=4)), ("rcig", dict(remat=True))],
+)  # fmt: skip
+def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, changes):
+    fixed, start = prepare(method=method, **changes)
     whole = eqx.filter_jit(meta_step)
     one = other = start
     # Network 1 gets 2 + 2 training steps and is then renewed; the third step trains the new one.
@@ -114,7 +117,7 @@ def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, solve):
         for name, value in vars(told).items():
             expected = float(getattr(also_told, name))
             # A residual near the tolerance is a difference of nearly equal numbers.
-            slack = 1e-7 if name in ("adjoint_residual", "inner_gradient_norm") else 1e-12
+            slack = 1e-7 if name.endswith(("residual", "gradient_norm", "error")) else 1e-12
             assert float(value) == pytest.approx(expected, rel=1e-6, abs=slack, nan_ok=True), name
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
@@ -163,7 +166,7 @@ def test_a_network_is_renewed_at_its_age_with_the_key_of_the_draw(x64):
     assert list(renewed.pool.ages) == [0, 0, 0]
     fresh = fixed[0].make_network(jax.random.key(1))
     member = take(renewed.pool, jnp.asarray(1))
-    assert distance(member.network, fresh) < 1e-12  # compiled or not, to rounding
+    assert distance(member.network, fresh) < 1e-6  # made in float32
     assert float(optax.tree.norm(optax.tree.cast(member.optimiser, jnp.float64))) == 0
 
 

@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ TINY = RunConfig(
     batch_size=32,
     width=4,
     depth=2,
+    linear_solver="cg",
     pool_size=2,
     pool_steps=3,
     most_pool_steps=6,
@@ -73,7 +76,7 @@ def test_a_run_leaves_all_that_is_promised(complete):
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [r["iteration"] for r in records if "loss" in r]
     assert steps == list(range(1, 13))
-    assert all(0 < r["adjoint_residual"] < 2e-3 for r in records if "loss" in r)
+    assert all(0 < r["adjoint_error"] <= 1e-2 for r in records if "loss" in r)
     assert [r["iteration"] for r in records if "test_accuracy" in r] == [0]
     for picture in ("images.png", "curve.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
@@ -227,3 +230,18 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, change, s
 def test_settings_out_of_range_are_said(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(TINY, **change)
+
+
+def test_factorised_in_float64_the_rest_stays_float32(x64, monkeypatch):
+    from bilevel_distillation import Distillation
+
+    config = replace(TINY, float64=True, linear_solver="cholesky")
+    wide = Distillation(config)
+    metrics = wide.step()
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(wide.state.coreset)} == {"float32"}
+    floats = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(wide.state, eqx.is_inexact_array))]
+    assert set(map(str, floats)) == {"float32"}
+    assert metrics.loss.dtype == "float32"
+    monkeypatch.setattr(jax.config, "read", lambda name: False)
+    with pytest.raises(ValueError, match="float64=True needs 64-bit numbers"):
+        Distillation(config)

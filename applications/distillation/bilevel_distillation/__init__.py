@@ -1,6 +1,7 @@
 """Dataset distillation on top of `bilevel`: RCIG and the methods that it is built from."""
 
 from . import data as data
+from . import engine as engine
 from . import networks as networks
 from ._config import EvaluateConfig as EvaluateConfig
 from ._config import EvaluationConfig as EvaluationConfig

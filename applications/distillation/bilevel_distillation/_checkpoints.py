@@ -20,7 +20,17 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        alone: dict[str, Any] = {}
+        if jax.process_count() > 1:  # only this one has the folder
+            this = jax.process_index()
+            folder.mkdir(parents=True, exist_ok=True)
+            alone["create"] = False
+            alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                primary_host=this, active_processes={this}, barrier_sync_key_prefix="alone"
+            )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, **alone
+        )
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=options, item_names=("state", "notes")
         )
@@ -75,8 +85,10 @@ class Checkpoints:
         self._manager.close()
 
 
-def _named_arrays(state: Any) -> dict[str, jax.Array]:
+def _named_arrays(state: Any) -> dict[str, Any]:
     leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    if jax.process_count() > 1:  # orbax takes arrays of jax to be those of all processes
+        leaves = map(np.asarray, leaves)
     return {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
 
 

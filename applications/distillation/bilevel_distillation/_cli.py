@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NoReturn
@@ -31,9 +31,28 @@ class ExportConfig:
     ] = None
 
 
+@dataclass(frozen=True)
+class RunCommand(RunConfig):
+    """Settings of a run, and how it is started.
+
+    Attributes:
+        dry_run: only say what memory and time the run will take.
+        distributed: this is one of several processes: start the same command in each. Outside of
+            Slurm, Open MPI, Kubernetes and Cloud TPUs the environment variables
+            JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
+            JAX_PROCESS_ID (from 0) say which.
+    """
+
+    dry_run: bool = False
+    distributed: bool = False
+
+    def config(self) -> RunConfig:
+        return RunConfig(**{f.name: getattr(self, f.name) for f in fields(RunConfig)})
+
+
 Command = (
     Annotated[
-        RunConfig,
+        RunCommand,
         tyro.conf.subcommand(
             "run",
             description="Distil a data set into a folder; a run that the folder holds goes on.",
@@ -69,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console()
     try:
-        if isinstance(command, RunConfig):
+        if isinstance(command, RunCommand):
             _run(command, console)
         elif isinstance(command, EvaluateConfig):
             _evaluate(command, console)
@@ -81,16 +100,27 @@ def main(arguments: list[str] | None = None) -> None:
         _leave("interrupted.", 130)
 
 
-def _run(config: RunConfig, console: Console) -> None:
+def _run(command: RunCommand, console: Console) -> None:
     from ._console import ConsoleReporter, results_table
+    from ._devices import is_first, join_processes
     from ._folder import RunFolder
     from ._run import Interrupted, run
 
+    if command.distributed:
+        join_processes()
+    config = command.config()
+    if command.dry_run:
+        from ._estimate import estimate
+
+        _say(console, f"{estimate(config)}.")
+        return
     with ConsoleReporter(console) as reporter:
         try:
             results = run(config, reporter)
         except Interrupted as interruption:
             _leave(str(interruption), 130)
+    if not is_first():
+        return
     name = PurePath(config.dataset).name if Path(config.dataset).is_dir() else config.dataset
     console.print(results_table(results, f"{name}, {config.ipc} per class, {config.method}"))
     folder = RunFolder(config.out)

@@ -11,6 +11,9 @@ from cattrs.errors import ClassValidationError
 
 MethodName = Literal["vig", "cig", "rig", "rcig", "frepo"]
 Solve = Literal["exact", "adam"]
+LinearSolver = Literal["auto", "cholesky", "cg"]
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+Devices = int | Literal["all"]
 
 # Settings that may stay open; the command line shows what is taken then.
 T = TypeVar("T")
@@ -68,9 +71,16 @@ class RunConfig:
         zca: whiten colour images.
         flip: double the distilled set by its mirror images.
         smooth: softplus(60 x)/60 instead of ReLU while distilling.
-        solve: exact (conjugate gradients) or adam (the paper's way, rates tuned at the start).
-        rtol: relative residual at which conjugate gradients stop.
+        solve: exact (linear algebra) or adam (the paper's way, rates tuned at the start).
+        linear_solver: of the exact way: cholesky, cg (conjugate gradients), or auto, by size.
+        tolerance: relative error of the meta-gradient that conjugate gradients aim at.
         max_cg_steps: and their greatest number.
+        float64: factorise in float64.
+        n_subset: derivatives with respect to the distilled images go through so many of them, drawn
+            anew in each meta-iteration (the gradient stays unbiased).
+        remat: keep no activations of the distilled images; less memory, half as slow again.
+        precision: of convolutions and matrix products on an accelerator; the small solves stay at
+            the highest.
         adam_steps: Adam's steps, in the inner problem and in the adjoint.
         clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
         coreset_rate: AdaBelief's rate for images and labels.
@@ -80,8 +90,10 @@ class RunConfig:
         pool_rate: Adam's rate in their training.
         pool_steps: training steps a network gets after its use: a random number from 1 to this.
         most_pool_steps: the age at which a network is replaced by a fresh one.
-        microbatch: the batch is run through the network in parts of this size, which is faster on
-            a CPU; by default 32 there, and the whole batch elsewhere.
+        devices: over how many the data, the distilled images and the pool are split; with several
+            processes, all. A run may go on with another number.
+        microbatch: images are run through the network in parts of this size, which is faster on a
+            CPU, and takes less memory elsewhere; by default 32 on a CPU, and all at once elsewhere.
         curve_points: how often, evenly spaced, one network is trained for the learning curve.
         checkpoint_seconds: time between checkpoints.
         image_column: the data set's column of images.
@@ -107,8 +119,13 @@ class RunConfig:
     flip: ByData[bool] = None
     smooth: ByData[bool] = None
     solve: Solve = "exact"
-    rtol: float = 1e-3
+    linear_solver: LinearSolver = "auto"
+    tolerance: float = 1e-2
     max_cg_steps: int = 64
+    float64: bool = False
+    n_subset: Open[int] = None
+    remat: bool = False
+    precision: Precision = "float32"
     adam_steps: int = 20
     clip_implicit: bool = True
     coreset_rate: float = 3e-3
@@ -118,6 +135,7 @@ class RunConfig:
     pool_rate: float = 5e-5
     pool_steps: int = 15
     most_pool_steps: int = 100
+    devices: Devices = 1
     microbatch: Open[int] = None
     curve_points: int = 5
     checkpoint_seconds: float = 30.0
@@ -131,7 +149,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("method", MethodName), ("solve", Solve)):
+        for name, known in (("method", MethodName), ("solve", Solve),
+                            ("linear_solver", LinearSolver), ("precision", Precision)):  # fmt: skip
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not known: choose one of "
@@ -140,16 +159,19 @@ class RunConfig:
         for name in ("ipc", "pool_size", "pool_steps", "most_pool_steps", "adam_steps",
                      "max_cg_steps", "curve_points"):  # fmt: skip
             _at_least_one(name, getattr(self, name))
-        for name in ("iterations", "batch_size", "width", "depth", "microbatch", "resolution"):
+        for name in ("iterations", "batch_size", "width", "depth", "microbatch", "resolution",
+                     "n_subset"):  # fmt: skip
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        if self.devices != "all":
+            _at_least_one("devices", self.devices)
         if not 0 <= self.average_decay < 1:
             raise ValueError(
                 f"average_decay={self.average_decay} is not a decay: give 0 or more and below 1."
             )
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
-        for name in ("ridge_rate", "rtol", "coreset_rate", "temperature_rate", "pool_rate"):
+        for name in ("ridge_rate", "tolerance", "coreset_rate", "temperature_rate", "pool_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
 
@@ -254,6 +276,9 @@ def from_json(text: str, where: Path) -> RunConfig:
     """
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(
+        Devices, lambda value, _: value if value == "all" else int(value)
+    )
     try:
         return converter.structure(json.loads(text), RunConfig)
     except (ClassValidationError, json.JSONDecodeError) as error:
@@ -273,10 +298,11 @@ def _say(error: BaseException, kind: Any) -> str:
 
 
 def differences(asked: RunConfig, found: RunConfig) -> list[str]:
-    """Settings in which two configs differ, `out` and the time between checkpoints aside."""
+    """Settings in which two configs differ, `out`, the time between checkpoints and the devices
+    aside."""
     return [
         f"{f.name} is {getattr(found, f.name)!r} there and {getattr(asked, f.name)!r} here"
         for f in fields(asked)
-        if f.name not in ("out", "checkpoint_seconds")
+        if f.name not in ("out", "checkpoint_seconds", "devices")
         and getattr(asked, f.name) != getattr(found, f.name)
     ]

@@ -17,8 +17,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ._config import EvaluationConfig, RunConfig, resolve
 from ._coreset import Coreset, centred_one_hot, choose_per_class
+from ._devices import gather, make_mesh, spread
 from ._distilled import DistilledSet
 from ._evaluation import evaluate
+from ._exact import Exact
 from ._meta_step import (
     Draws,
     Metrics,
@@ -72,13 +74,14 @@ class Distillation:
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
         """
+        self.mesh = make_mesh(config.devices)
         self.data = load_data(config) if data is None else data
         self.config = resolve(config, self.data.image_shape, self.data.classes)
         check(self.config, self.data)
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
         self.preprocessor = preprocessor
-        self.training = Training(
+        training = Training(
             jnp.asarray(self.preprocessor(self.data.train_images)),
             jnp.asarray(self.data.train_labels),
             self.data.classes,
@@ -89,12 +92,14 @@ class Distillation:
             self.data.classes,
             self.data.train_images.shape[0],
         )
-        self.state = first_state(self.recipe, self.config, self.training)
+        self.state = spread(self.mesh, first_state(self.recipe, self.config, training))
+        self.training = spread(self.mesh, training)
         self.iteration = 0
         self.seconds = 0.0
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
-        self._step = meta_step if jax.default_backend() == "cpu" else compiled_meta_step
+        dispatched = jax.default_backend() == "cpu" and self.mesh is None
+        self._step = meta_step if dispatched else compiled_meta_step
 
     @property
     def total(self) -> int:
@@ -102,14 +107,27 @@ class Distillation:
         assert self.config.iterations is not None
         return self.config.iterations
 
+    @property
+    def is_one_program(self) -> bool:
+        """Whether a meta-iteration is compiled whole, as on an accelerator and several devices."""
+        return self._step is compiled_meta_step
+
+    def next_arguments(self) -> tuple[tuple[Recipe, Training], State, Draws]:
+        """What the next meta-iteration is called with."""
+        return (self.recipe, self.training), self.state, self._draw(self.iteration + 1)
+
     def tune(self) -> Rates:
         """Find Adam's rates, where the method and the way of solving have any."""
         if self.recipe.has_rates:
             draws = self._draw(0)
-            network = take(self.state.pool, draws.model).network
-            images = self.training.images[draws.rows]
-            targets = jax.nn.one_hot(self.training.labels[draws.rows], self.training.classes)
-            rates = tune_rates(self.recipe, self.state.coreset, network, images, targets)
+            state = self.whole_state()
+            network = take(state.pool, draws.model).network
+            images, labels = gather(
+                self.mesh, (self.training.images[draws.rows], self.training.labels[draws.rows])
+            )
+            targets = jax.nn.one_hot(labels, self.training.classes)
+            with jax.default_matmul_precision(self.config.precision):
+                rates = tune_rates(self.recipe, state.coreset, network, images, targets)
             self.state = eqx.tree_at(lambda s: s.rates, self.state, rates)
         return self.state.rates
 
@@ -119,8 +137,9 @@ class Distillation:
         """
         began = time.monotonic()
         jax.block_until_ready(self._in_flight)
-        draws = self._draw(self.iteration + 1)
-        self.state, metrics = self._step((self.recipe, self.training), self.state, draws)
+        arguments = self.next_arguments()
+        with jax.default_matmul_precision(self.config.precision):
+            self.state, metrics = self._step(*arguments)
         self._in_flight = metrics
         self.iteration += 1
         if self.recipe.has_rates:
@@ -130,9 +149,15 @@ class Distillation:
         self.seconds += time.monotonic() - began
         return metrics
 
+    def whole_state(self) -> State:
+        """The state on one device; with several processes, each must call."""
+        return gather(self.mesh, self.state)
+
     def distilled(self) -> DistilledSet:
-        """The moving average of the coreset: what is evaluated and released."""
-        config, coreset = self.config, self.state.averaged
+        """The moving average of the coreset: what is evaluated and released; with several
+        processes, each must call.
+        """
+        config, coreset = self.config, gather(self.mesh, self.state.averaged)
         return DistilledSet(
             images=np.asarray(coreset.images),
             labels=np.asarray(coreset.labels),
@@ -162,7 +187,7 @@ class Distillation:
 
     def restore(self, iteration: int, state: State, notes: dict[str, Any]) -> None:
         """Go back to a checkpoint."""
-        self.iteration, self.state = iteration, state
+        self.iteration, self.state = iteration, spread(self.mesh, state)
         self.seconds, self._courses = notes["seconds"], notes["courses"]
 
     def _watched_rates(self) -> Rates:
@@ -204,6 +229,11 @@ def load_data(config: RunConfig) -> ImageData:
 def check(config: RunConfig, data: ImageData) -> None:
     """Raise where a complete config does not fit the data."""
     check_images_per_class(data, config.ipc)
+    if config.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "float64=True needs 64-bit numbers, which jax has switched off: call "
+            "`jax.config.update('jax_enable_x64', True)` at the start of the program."
+        )
     height, width, channels = data.image_shape
     assert config.depth is not None and config.padding is not None
     check_size(height, width, config.depth, config.padding)
@@ -234,6 +264,7 @@ def network_maker(
             depth=depth,
             padding=padding,
             activation=smooth_relu if smooth else relu,
+            dtype=jnp.float32,
             key=key,
         )
 
@@ -261,7 +292,9 @@ def make_recipe(
     compiled for one run serves the next.
     """
     assert config.ridge_rate is not None and config.batch_size is not None
-    on_cpu = jax.default_backend() == "cpu"
+    mesh = make_mesh(config.devices)
+    # Parts of a few rows would leave most devices idle.
+    in_caches = jax.default_backend() == "cpu" and mesh is None
     optimiser = optax.partition(
         {
             "coreset": optax.adabelief(config.coreset_rate),
@@ -274,11 +307,18 @@ def make_recipe(
             config.method,
             ridge_rate=config.ridge_rate,
             flip=bool(config.flip),
-            microbatch=config.microbatch or (32 if on_cpu else None),
+            microbatch=config.microbatch or (32 if in_caches else None),
+            subset=config.n_subset,
         ),
         solve=config.solve,
-        rtol=config.rtol,
-        max_cg_steps=config.max_cg_steps,
+        exact=Exact(
+            config.linear_solver,
+            config.tolerance,
+            config.max_cg_steps,
+            "float64" if config.float64 else None,
+            config.remat,
+            config.n_subset,
+        ),
         adam_steps=config.adam_steps,
         clip_implicit=config.clip_implicit,
         optimiser=optimiser,
@@ -294,6 +334,7 @@ def make_recipe(
         ),
         batch_size=min(config.batch_size, samples),
         most_pool_steps=config.most_pool_steps,
+        mesh=mesh,
     )
 
 
@@ -311,7 +352,7 @@ def first_state(recipe: Recipe, config: RunConfig, training: Training) -> State:
     coreset = Coreset(
         training.images[rows],
         jnp.asarray(centred_one_hot(labels[rows], training.classes)),
-        jnp.zeros(()),
+        jnp.zeros((), training.images.dtype),
     )
     pool_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     return State(
@@ -320,7 +361,7 @@ def first_state(recipe: Recipe, config: RunConfig, training: Training) -> State:
         averaged=jax.tree.map(jnp.array, coreset),
         average=recipe.average.init(coreset),  # pyright: ignore
         pool=make_pool(recipe.make_network, recipe.pool_optimiser, config.pool_size, pool_key),
-        rates=Rates(jnp.asarray(1e-3), jnp.asarray(1.0)),
+        rates=Rates(jnp.asarray(1e-3, jnp.float32), jnp.asarray(1.0, jnp.float32)),
     )
 
 

@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from bilevel import Hypergradient, hypergradient
 from bilevel.inverse_hvp import CG, SGD
-from bilevel.solvers import GradientDescent, Newton
+from bilevel.solvers import GradientDescent
 
 from ._coreset import Coreset
-from ._methods import AbstractMethod
+from ._devices import constrain, pick
+from ._exact import Exact, MetaGradient, exact_gradient
+from ._methods import AbstractLinearized, AbstractMethod
+from ._parts import compiled
 from ._pool import MakeNetwork, Member, Pool, make_member, put, take, train_step
 from .networks import AbstractNetwork
 
@@ -34,11 +38,10 @@ class Recipe(eqx.Module):
 
     Attributes:
         method: one of the five.
-        solve: "exact" (conjugate gradients to `rtol`; for VIG and RIG in the adjoint alone, their
-            inner problem being trained by Adam) or "adam" (the paper's way: a fixed number of Adam
-            steps in both, the Hessian-vector product derived anew at each).
-        rtol: relative residual at which conjugate gradients stop.
-        max_cg_steps: and their greatest number.
+        solve: "exact" (RCIG and CIG: two linear solves; VIG and RIG: conjugate gradients in the
+            adjoint alone, their inner problem being trained by Adam) or "adam" (the paper's way: a
+            fixed number of Adam steps in both, the Hessian-vector product derived anew at each).
+        exact: how exactly, and by what; VIG and RIG take its tolerance as a relative residual.
         adam_steps: steps of Adam, in the inner problem and in the adjoint.
         clip_implicit: clip each leaf of the implicit gradient to the norm of the direct one.
         optimiser: of the coreset.
@@ -47,12 +50,12 @@ class Recipe(eqx.Module):
         make_network: a fresh network from a key.
         batch_size: real images a meta-iteration.
         most_pool_steps: the age at which a network of the pool is replaced.
+        mesh: the devices, where there are several and the step is compiled whole.
     """
 
     method: AbstractMethod
     solve: Solve = eqx.field(static=True)
-    rtol: float = eqx.field(static=True)
-    max_cg_steps: int = eqx.field(static=True)
+    exact: Exact
     adam_steps: int = eqx.field(static=True)
     clip_implicit: bool = eqx.field(static=True)
     optimiser: optax.GradientTransformation = eqx.field(static=True)
@@ -61,19 +64,24 @@ class Recipe(eqx.Module):
     make_network: MakeNetwork = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     most_pool_steps: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(default=None, static=True)
 
     @property
     def has_rates(self) -> bool:
         """Whether Adam's rates matter."""
-        return self.method.implicit and (self.solve == "adam" or not self.method.quadratic)
+        return self.method.implicit and not self.solves_exactly
+
+    @property
+    def solves_exactly(self) -> bool:
+        """Whether the inner problem is solved by linear algebra."""
+        return self.solve == "exact" and isinstance(self.method, AbstractLinearized)
 
     def solvers(self, rates: Rates):
         """The inner solver and the inverse Hessian."""
         adam = GradientDescent(optax_adam, self.adam_steps, scale=rates.inner)
         if self.solve == "adam":
             return adam, SGD(optax_adam, self.adam_steps, scale=rates.adjoint, rederive=True)
-        cg = CG(rtol=self.rtol, max_steps=self.max_cg_steps)
-        return (Newton(cg) if self.method.quadratic else adam), cg
+        return adam, CG(rtol=self.exact.tolerance, max_steps=self.exact.max_steps)
 
 
 optax_adam = optax.adam(1.0)
@@ -135,9 +143,12 @@ class Metrics(eqx.Module):
     Attributes:
         loss: the outer loss.
         accuracy: of the predictions on the batch.
-        inner_gradient_norm: at theta*.
-        adjoint_residual: relative.
-        adjoint_steps: how many were taken.
+        inner_error, adjoint_error: of the two linear solves, estimated, relative, in the norm of
+            what they invert (the exact way of RCIG and CIG).
+        inner_steps: how many were taken; 0 by Cholesky.
+        adjoint_steps: likewise.
+        inner_gradient_norm: at theta* (elsewhere).
+        adjoint_residual: relative (elsewhere).
         implicit_share: |implicit| / |direct + implicit| for the images.
         inner_descended, inner_monotone: whether the inner loss ended lower, and never rose.
         adjoint_descended, adjoint_monotone: likewise for the adjoint's loss (equation 7).
@@ -145,9 +156,12 @@ class Metrics(eqx.Module):
 
     loss: Scalar
     accuracy: Scalar
+    inner_error: Scalar
+    adjoint_error: Scalar
+    inner_steps: Scalar
+    adjoint_steps: Scalar
     inner_gradient_norm: Scalar
     adjoint_residual: Scalar
-    adjoint_steps: Scalar
     implicit_share: Scalar
     inner_descended: Scalar
     inner_monotone: Scalar
@@ -167,19 +181,22 @@ class Metrics(eqx.Module):
 def meta_step(fixed: tuple[Recipe, Training], state: State, draws: Draws) -> tuple[State, Metrics]:
     """One meta-iteration (Algorithm 1 of the RCIG paper).
 
-    On an accelerator it is compiled whole (`compiled_meta_step`). On a CPU it is called as it is:
-    its parts are compiled, and the steps of its solvers dispatched from Python, because XLA's CPU
-    loops slow convolutions down tens of times.
+    On an accelerator, and on several devices, it is compiled whole (`compiled_meta_step`). On a CPU
+    it is called as it is: its parts are compiled, and the steps of its solvers dispatched from
+    Python, because XLA's CPU loops slow convolutions down tens of times.
     """
     recipe, training = fixed
-    member = _take(state.pool, draws.model)
-    images, targets = _batch(training, draws.rows)
-    result = coreset_gradient(recipe, state.coreset, member.network, state.rates, images, targets)
+    member = _take(recipe.mesh, state.pool, draws.model)
+    images, targets = constrain(recipe.mesh, _batch(training, draws.rows))
+    result = coreset_gradient(
+        recipe, state.coreset, member.network, state.rates, images, targets, _for_rows(draws.key)
+    )
     coreset, optimiser, averaged, average, metrics = _update(recipe, state, result, targets)
     member = _train(recipe, member, coreset, draws.pool_steps)
     member = _renew(recipe, member, draws.key)
     pool = _put(draws.model, state.pool, member)
-    return State(coreset, optimiser, averaged, average, pool, state.rates), metrics
+    after = State(coreset, optimiser, averaged, average, pool, state.rates)
+    return constrain(recipe.mesh, (after, metrics))
 
 
 compiled_meta_step = eqx.filter_jit(meta_step, donate="all-except-first")
@@ -192,11 +209,19 @@ def coreset_gradient(
     rates: Rates,
     images: Float[Array, "batch height width channels"],
     targets: Float[Array, "batch classes"],
-) -> "Hypergradient | DirectGradient":
-    """The hypergradient of the outer loss on a batch with respect to the coreset."""
+    key: PRNGKeyArray,
+) -> "MetaGradient | Hypergradient | DirectGradient":
+    """The hypergradient of the outer loss on a batch with respect to the coreset.
+
+    `key` draws the distilled images that are differentiated, where not all are.
+    """
     method = recipe.method
+    if recipe.solves_exactly:
+        assert isinstance(method, AbstractLinearized)
+        return exact_gradient(recipe.exact, method, coreset, network, images, targets, key)
+    drawn = key if method.subsamples(coreset) else None
     if not method.implicit:
-        return _direct_only(method, coreset, network, images, targets)
+        return _direct_only(method, coreset, network, images, targets, drawn)
     solver, inverse_hvp = recipe.solvers(rates)
     compute = hypergradient(
         method.outer, method.inner, solver=solver, inverse_hvp=inverse_hvp, has_aux=True,
@@ -205,9 +230,15 @@ def coreset_gradient(
     return compute(
         coreset,
         _start(method, network),
-        outer_args=(network, images, targets),
+        outer_args=(network, images, targets, drawn),
         inner_args=(network,),
+        key=drawn,
     )
+
+
+@jax.jit
+def _for_rows(key: PRNGKeyArray) -> PRNGKeyArray:
+    return jax.random.fold_in(key, 1)
 
 
 class DirectGradient(eqx.Module):
@@ -222,32 +253,34 @@ class DirectGradient(eqx.Module):
         return self.direct
 
 
-@eqx.filter_jit
+@compiled
 def _start(method, network):
     return method.start(network)
 
 
-@eqx.filter_jit
-def _direct_only(method, coreset, network, images, targets):
+@compiled
+def _direct_only(method, coreset, network, images, targets, key):
     def loss(coreset):
-        return method.outer(method.start(network), coreset, network, images, targets)
+        return method.outer(method.start(network), coreset, network, images, targets, key)
 
     (value, aux), grad = eqx.filter_value_and_grad(loss, has_aux=True)(coreset)
     return DirectGradient(value, aux, grad)
 
 
-@eqx.filter_jit
-def _take(pool, index):
-    return take(pool, index)
+@compiled
+def _take(mesh: Mesh | None, pool: Pool, index) -> Member:
+    if mesh is None:
+        return take(pool, index)
+    return Member(pick(pool.networks, index), pick(pool.optimisers, index), pick(pool.ages, index))
 
 
-@eqx.filter_jit
+@compiled
 def _batch(training: Training, rows):
     targets = jax.nn.one_hot(training.labels[rows], training.classes, dtype=training.images.dtype)
     return training.images[rows], targets
 
 
-@eqx.filter_jit
+@compiled
 def _update(recipe: Recipe, state: State, result, targets) -> Any:
     gradient = result.grad
     if recipe.method.implicit and recipe.method.direct and recipe.clip_implicit:
@@ -270,15 +303,30 @@ def _metrics(method, result, targets) -> Metrics:
     accuracy = jnp.mean(hits)
     nan = jnp.full((), jnp.nan)
     if not method.implicit:
-        return Metrics(result.value, accuracy, *([nan] * 8))
+        return Metrics(result.value, accuracy, *([nan] * 11))
     share = jnp.linalg.norm(result.implicit.images) / jnp.linalg.norm(result.grad.images)
     inner, adjoint = result.inner, result.adjoint
+    steps = inner.steps, adjoint.steps
+    if isinstance(result, MetaGradient):
+        return Metrics(
+            result.value,
+            accuracy,
+            inner.error,
+            adjoint.error,
+            *steps,
+            nan,
+            nan,
+            share,
+            *([nan] * 4),
+        )
     return Metrics(
         result.value,
         accuracy,
+        nan,
+        nan,
+        *steps,
         inner.gradient_norm,
         adjoint.residual,
-        adjoint.steps,
         share,
         *_course(inner.losses),
         *((nan, nan) if adjoint.losses is None else _course(adjoint.losses)),
@@ -289,9 +337,9 @@ def _course(losses):
     return losses[-1] < losses[0], jnp.all(jnp.diff(losses) <= 0)
 
 
-@eqx.filter_jit
 def _train_step(recipe: Recipe, member: Member, coreset: Coreset) -> Member:
-    return train_step(member, recipe.pool_optimiser, coreset, recipe.method.flip)
+    method = recipe.method
+    return train_step(member, recipe.pool_optimiser, coreset, method.flip, method.microbatch)
 
 
 def _train(recipe: Recipe, member: Member, coreset: Coreset, steps) -> Member:
@@ -318,7 +366,7 @@ def _renew(recipe: Recipe, member: Member, key: PRNGKeyArray) -> Member:
     )
 
 
-@eqx.filter_jit
+@compiled
 def _fresh(recipe: Recipe, key: PRNGKeyArray) -> Member:
     return make_member(recipe.make_network, recipe.pool_optimiser, key)
 

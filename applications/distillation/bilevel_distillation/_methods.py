@@ -13,18 +13,20 @@ Inner losses are divided by n C (n after flips), as in the authors' code; the ri
 """
 
 import abc
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
-from bilevel import RidgeHead, linearize, reparameterize_last_layer
+from bilevel import RidgeHead, linearize, reparameterize_last_layer, subsample_backward
 
 from ._coreset import Coreset
 from ._losses import label_margin, platt_loss, squared_error
+from ._parts import in_parts
 from .networks import AbstractNetwork, is_body
 
 Images = Float[Array, "n height width channels"]
@@ -37,18 +39,19 @@ class AbstractMethod(eqx.Module):
     Attributes:
         ridge_rate: lambda / n.
         flip: whether the coreset is doubled by its mirror images.
-        microbatch: the outer batch goes through the network in parts of this size, one after the
-            other (faster on a CPU, where a part fits the caches); None: all at once.
+        microbatch: images go through the network in parts of this size, one after the other
+            (faster on a CPU, where a part fits the caches); None: all at once.
+        subset: where a key is given, derivatives go through so many distilled images, drawn anew
+            each time, and are scaled so as to be unbiased; None: through all.
     """
 
     ridge_rate: float = eqx.field(default=5e-4, static=True)
     flip: bool = eqx.field(default=False, static=True)
     microbatch: int | None = eqx.field(default=None, static=True)
+    subset: int | None = eqx.field(default=None, static=True)
 
     implicit: ClassVar[bool] = True
     """Whether there is an inner problem beyond the closed form."""
-    quadratic: ClassVar[bool] = True
-    """Whether the inner loss is exactly quadratic, so that one Newton step solves it."""
     direct: ClassVar[bool] = True
     """Whether the outer loss depends on the coreset directly."""
 
@@ -57,8 +60,15 @@ class AbstractMethod(eqx.Module):
         """theta0: where the inner problem starts."""
 
     @abc.abstractmethod
-    def inner(self, theta: PyTree[Array], coreset: Coreset, network: AbstractNetwork) -> Scalar:
-        """The training loss on the coreset."""
+    def inner(
+        self,
+        theta: PyTree[Array],
+        coreset: Coreset,
+        network: AbstractNetwork,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Scalar:
+        """The training loss on the coreset; `key` draws the subset."""
 
     @abc.abstractmethod
     def outer(
@@ -68,8 +78,25 @@ class AbstractMethod(eqx.Module):
         network: AbstractNetwork,
         images: Images,
         targets: OneHot,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Scalar, OneHot]:
         """The loss on a batch of real images with one-hot targets, and the predictions."""
+
+    @abc.abstractmethod
+    def loss(self, predictions: OneHot, targets: OneHot, coreset: Coreset) -> Scalar:
+        """The outer loss of predictions on one-hot targets, a mean over the rows."""
+
+    def subsamples(self, coreset: Coreset) -> bool:
+        """Whether derivatives go through a part of the distilled images."""
+        rows = coreset.images.shape[0] * (2 if self.flip else 1)
+        return self.subset is not None and self.subset < rows
+
+    def on_support(self, function: Callable, theta, network, images: Images, key) -> Any:
+        """`function(theta, network, images)` on the distilled images."""
+        if self.subset is None or key is None:
+            return in_parts(lambda x: function(theta, network, x), images, self.microbatch)
+        subsampled = subsample_backward(lambda p, x: function(*p, x), self.subset, self.microbatch)
+        return subsampled((theta, network), images, key=key)
 
     def ridge(self, coreset: Coreset) -> float:
         return self.ridge_rate * coreset.images.shape[0]
@@ -89,22 +116,22 @@ class AbstractFullyTrained(AbstractMethod):
     def predict(self, theta: PyTree[Array], network: AbstractNetwork, images: Images) -> OneHot:
         """The inner problem's model."""
 
-    def inner(self, theta, coreset, network):
+    def inner(self, theta, coreset, network, *, key=None):
         images, labels = coreset.support(self.flip)
-        error = self.predict(theta, network, images) - labels
+        error = self.on_support(self.predict, theta, network, images, key) - labels
         loss = 0.5 * jnp.sum(error**2) + 0.5 * self.ridge(coreset) * sum_of_squares(theta)
         return self.per_output(loss, coreset)
 
-    def outer(self, theta, coreset, network, images, targets):
+    def outer(self, theta, coreset, network, images, targets, key=None):
         predictions = in_parts(lambda x: self.predict(theta, network, x), images, self.microbatch)
-        centred = targets - 1 / targets.shape[1]
-        return squared_error(predictions, centred), predictions
+        return self.loss(predictions, targets, coreset), predictions
+
+    def loss(self, predictions, targets, coreset):
+        return squared_error(predictions, targets - 1 / targets.shape[1])
 
 
 class VIG(AbstractFullyTrained):
     """Vanilla implicit gradients (RCIG paper, section 3.1). theta: all parameters."""
-
-    quadratic = False
 
     def start(self, network):
         return eqx.filter(network, eqx.is_inexact_array)
@@ -113,11 +140,25 @@ class VIG(AbstractFullyTrained):
         return eqx.combine(theta, network)(images)
 
 
-class CIG(AbstractFullyTrained):
-    """Convexified implicit gradients (section 3.2). theta: the tangent of all parameters."""
+class AbstractLinearized(AbstractMethod):
+    """CIG and RCIG: the inner model is linear in theta, so that the inner loss is quadratic."""
+
+    closed_form: ClassVar[bool] = False
+    """Whether the last layer is solved in closed form."""
+
+    @abc.abstractmethod
+    def moving(self, network: AbstractNetwork) -> PyTree[bool]:
+        """Which arrays of the network theta moves."""
 
     def start(self, network):
-        return linearize(network).tangent
+        return linearize(network, filter_spec=self.moving(network)).tangent
+
+
+class CIG(AbstractFullyTrained, AbstractLinearized):
+    """Convexified implicit gradients (section 3.2). theta: the tangent of all parameters."""
+
+    def moving(self, network):
+        return jax.tree.map(eqx.is_inexact_array, network)
 
     def predict(self, theta, network, images):
         return linearize(network).at(theta)(images)
@@ -141,19 +182,22 @@ class AbstractReparameterized(AbstractMethod):
     ) -> tuple[Float[Array, "n features"], OneHot]:
         """h(x) and u(theta, x)."""
 
-    def inner(self, theta, coreset, network):
-        return self._reduced(self._inner, coreset)(theta, coreset, network)
+    def inner(self, theta, coreset, network, *, key=None):
+        return self._reduced(self._inner, coreset, key)(theta, coreset, network)
 
-    def outer(self, theta, coreset, network, images, targets):
-        return self._reduced(self._outer, coreset)(theta, coreset, network, images, targets)
+    def outer(self, theta, coreset, network, images, targets, key=None):
+        reduced = self._reduced(self._outer, coreset, key)
+        return reduced(theta, coreset, network, images, targets)
 
-    def _reduced(self, loss, coreset):
-        return reparameterize_last_layer(loss, self._last_layer, self.ridge(coreset))
+    def _reduced(self, loss, coreset, key):
+        def last_layer(theta, coreset, network, *batch):
+            images, labels = coreset.support(self.flip)
+            features, offset = self.on_support(
+                self.features_and_offset, theta, network, images, key
+            )
+            return features, labels - offset
 
-    def _last_layer(self, theta, coreset, network, *batch):
-        images, labels = coreset.support(self.flip)
-        features, offset = self.features_and_offset(theta, network, images)
-        return features, labels - offset
+        return reparameterize_last_layer(loss, last_layer, self.ridge(coreset))
 
     def _inner(self, theta, head: RidgeHead, coreset, network):
         loss = head.objective() + 0.5 * self.ridge(coreset) * sum_of_squares(theta)
@@ -176,8 +220,6 @@ class RIG(AbstractReparameterized):
     f with the last layer of the base.
     """
 
-    quadratic = False
-
     def start(self, network):
         return linearize(network, filter_spec=is_body(network)).tangent
 
@@ -186,11 +228,13 @@ class RIG(AbstractReparameterized):
         return features, eqx.apply_updates(network, theta)(images) - outputs
 
 
-class RCIG(AbstractReparameterized):
+class RCIG(AbstractReparameterized, AbstractLinearized):
     """Reparameterised convexified implicit gradients (section 3.3): u = J(base) theta."""
 
-    def start(self, network):
-        return linearize(network, filter_spec=is_body(network)).tangent
+    closed_form = True
+
+    def moving(self, network):
+        return is_body(network)
 
     def features_and_offset(self, theta, network, images):
         linear = linearize(network, filter_spec=is_body(network)).at(theta)
@@ -223,14 +267,6 @@ class FRePo(AbstractReparameterized):
         return squared_error(predictions, targets - 1 / targets.shape[1])
 
 
-def in_parts(function, rows: Array, size: int | None):
-    """`function(rows)` for a row-wise function, `size` rows at a time; pytrees are concatenated."""
-    if size is None or size >= rows.shape[0]:
-        return function(rows)
-    parts = [function(rows[i : i + size]) for i in range(0, rows.shape[0], size)]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
 def sum_of_squares(tree: PyTree[Array]) -> Scalar:
     return optax.tree.norm(tree, squared=True)
 
@@ -245,7 +281,12 @@ METHODS: dict[str, type[AbstractMethod]] = {
 
 
 def make_method(
-    name: str, *, ridge_rate: float = 5e-4, flip: bool = False, microbatch: int | None = None
+    name: str,
+    *,
+    ridge_rate: float = 5e-4,
+    flip: bool = False,
+    microbatch: int | None = None,
+    subset: int | None = None,
 ) -> AbstractMethod:
     """The method of that name.
 
@@ -254,4 +295,4 @@ def make_method(
     """
     if name not in METHODS:
         raise ValueError(f"method={name!r} is not known: choose one of {', '.join(METHODS)}.")
-    return METHODS[name](ridge_rate=ridge_rate, flip=flip, microbatch=microbatch)
+    return METHODS[name](ridge_rate, flip, microbatch, subset)

@@ -1,6 +1,7 @@
 """A pool of partly trained networks, stacked on the device."""
 
 from collections.abc import Callable
+from functools import reduce
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from ._coreset import Coreset
 from ._losses import squared_error
+from ._parts import add, compiled, in_parts, slices
 from .networks import AbstractNetwork
 
 MakeNetwork = Callable[[PRNGKeyArray], AbstractNetwork]
@@ -48,7 +50,7 @@ def make_member(make_network: MakeNetwork, optimiser, key: PRNGKeyArray) -> Memb
     )
 
 
-@eqx.filter_jit
+@compiled
 def make_pool(make_network: MakeNetwork, optimiser, models: int, key: PRNGKeyArray) -> Pool:
     """`models` fresh networks."""
     members = eqx.filter_vmap(lambda k: make_member(make_network, optimiser, k))(
@@ -81,13 +83,33 @@ def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
     )
 
 
-def train_step(member: Member, optimiser, coreset: Coreset, flip: bool) -> Member:
+def train_step(
+    member: Member, optimiser, coreset: Coreset, flip: bool, microbatch: int | None = None
+) -> Member:
     """One step on the squared error over the whole coreset (standard dynamics)."""
-    images, labels = coreset.support(flip)
+    support, targets = _support(coreset, flip)
+    parts = zip(slices(support, microbatch), slices(targets, microbatch), strict=True)
+    gradients = [_gradient(member.network, *part, support.shape[0], microbatch) for part in parts]
+    return _update(member, optimiser, reduce(add, gradients))
+
+
+@compiled
+def _support(coreset: Coreset, flip: bool):
+    return coreset.support(flip)
+
+
+@compiled
+def _gradient(network: AbstractNetwork, images, targets, total: int, microbatch: int | None):
+    """Of the part of these images in a mean over `total`."""
 
     def loss(network) -> Scalar:
-        return squared_error(network(images), labels)
+        outputs = in_parts(network, images, microbatch)
+        return squared_error(outputs, targets) * (images.shape[0] / total)
 
-    gradient = eqx.filter_grad(loss)(member.network)
+    return eqx.filter_grad(loss)(network)
+
+
+@compiled
+def _update(member: Member, optimiser, gradient) -> Member:
     updates, state = optimiser.update(gradient, member.optimiser)
     return Member(eqx.apply_updates(member.network, updates), state, member.age + 1)

@@ -6,14 +6,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._checkpoints import Checkpoints
 from ._config import RunConfig
+from ._devices import from_first, in_any, is_first
 from ._distillation import Distillation, Held, hold, judge, judge_random_subsets
 from ._distilled import DistilledSet
 from ._folder import RunFolder, write_whole
-from ._meta_step import Metrics
+from ._meta_step import Metrics, State
 
 FLUSH_EVERY = 20
 
@@ -44,6 +48,9 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     A run that the folder holds goes on from its last checkpoint, to the same bits; one that is
     complete is only read.
 
+    Of several processes, all of which must call, the first alone writes and reports; to the others
+    the folder need not be visible.
+
     Returns:
         The results: test accuracies of networks trained on the distilled set (`distilled`) and on
         random subsets of the same size (`random_subset`).
@@ -52,19 +59,23 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         ValueError: settings or data that cannot work, before anything is computed.
         Interrupted: a signal asked to stop; call again to go on.
     """
-    reporter = reporter or Reporter()
+    reporter = reporter if reporter is not None and is_first() else Reporter()
+    if config.float64:
+        jax.config.update("jax_enable_x64", True)
     folder = RunFolder(config.out)
-    folder.check_free()
-    distillation = Distillation(config, preprocessor=folder.read_preprocessor())
-    ours = folder.claim(distillation.config)
-    if ours and (results := folder.read_results()) is not None:
+    preprocessor = from_first(lambda: (folder.check_free(), folder.read_preprocessor())[1])
+    distillation = Distillation(config, preprocessor=preprocessor)
+    ours = from_first(lambda: folder.claim(distillation.config))
+    if ours and (results := from_first(folder.read_results)) is not None:
         reporter.say(f"{folder.path} holds this run, complete.")
         return results
-    folder.keep_preprocessor(distillation.preprocessor)
+    if is_first():
+        folder.keep_preprocessor(distillation.preprocessor)
     held = hold(distillation.data, distillation.preprocessor)
     _distil(distillation, held, folder, reporter)
     distilled = distillation.distilled()
-    distilled.save_npz(folder.distilled)
+    if is_first():
+        distilled.save_npz(folder.distilled)
     results = _judge(distillation, held, distilled, reporter)
     last = {
         "iteration": distillation.iteration,
@@ -72,41 +83,74 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         "test_accuracy": float(np.mean(results["distilled"])),
         "test_accuracy_std": float(np.std(results["distilled"])),
     }
-    _draw_and_export(folder, distilled, last)
-    write_whole(folder.results, json.dumps(results, indent=2) + "\n")
-    return results
+
+    def finish() -> dict[str, Any]:
+        _draw_and_export(folder, distilled, last)
+        write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+        return results
+
+    return from_first(finish)
 
 
 def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter: Reporter) -> None:
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints) if is_first() else None
     try:
-        restored = checkpoints.restore(distillation.state)
+        restored = _restore(distillation, checkpoints)
         if restored is None:
-            folder.metrics.unlink(missing_ok=True)
+            if is_first():
+                folder.metrics.unlink(missing_ok=True)
             _start(distillation, held, folder, reporter)
         else:
             distillation.restore(*restored)
-            folder.cut_metrics(distillation.iteration)
+            if is_first():
+                folder.cut_metrics(distillation.iteration)
             reporter.say(f"resuming {folder.path} after iteration {distillation.iteration}.")
         _iterate(distillation, held, folder, checkpoints, reporter)
     finally:
-        checkpoints.close()
-    _say_if_loose(distillation.config, folder, reporter)
+        if checkpoints is not None:
+            checkpoints.close()
+    if is_first():
+        _say_if_loose(distillation.config, folder, reporter)
+
+
+def _restore(
+    distillation: Distillation, checkpoints: Checkpoints | None
+) -> tuple[int, State, dict[str, Any]] | None:
+    """What the first process reads, in all of them."""
+    template = distillation.whole_state()
+    arrays, static = eqx.partition(template, eqx.is_array)
+
+    def read():
+        assert checkpoints is not None
+        found = checkpoints.restore(template)
+        if found is None:
+            return None
+        iteration, state, notes = found
+        return iteration, jax.tree.leaves(eqx.filter(state, eqx.is_array_like)), notes
+
+    found = from_first(read)
+    if found is None:
+        return None
+    iteration, leaves, notes = found
+    arrays = jax.tree.unflatten(jax.tree.structure(arrays), map(jnp.asarray, leaves))
+    return iteration, eqx.combine(arrays, static), notes
 
 
 def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> None:
     """Tell where the adjoint was not solved to what was asked for."""
-    residuals = [r["adjoint_residual"] for r in folder.read_metrics() if "adjoint_residual" in r]
-    if config.solve != "exact" or not residuals:
+    if config.solve != "exact":
         return
-    typical = float(np.median(residuals[-100:]))
-    if typical > 2 * config.rtol:
-        reporter.say(
-            f"the adjoint's relative residual was {typical:.1g} of late, above rtol={config.rtol:g}"
-            f", so its gradients are rough: raise --max-cg-steps (now {config.max_cg_steps})"
-            + ("." if config.method in ("rcig", "cig") else ", or mind that this method's inner "
-               "problem is not convex.")
-        )  # fmt: skip
+    for name, asked in (("adjoint_error", 1.5), ("adjoint_residual", 2)):
+        found = [record[name] for record in folder.read_metrics() if name in record]
+        typical = float(np.median(found[-100:])) if found else 0.0
+        if typical > asked * config.tolerance:
+            advice = "" if name == "adjoint_error" else (
+                ", or mind that this method's inner problem is not convex")  # fmt: skip
+            reporter.say(
+                f"the adjoint's relative {name[8:]} was {typical:.1g} of late, above "
+                f"tolerance={config.tolerance:g}, so its gradients are rough: raise "
+                f"--max-cg-steps (now {config.max_cg_steps}){advice}."
+            )
 
 
 def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
@@ -121,7 +165,7 @@ def _iterate(
     distillation: Distillation,
     held: Held,
     folder: RunFolder,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     reporter: Reporter,
 ) -> None:
     config, total = distillation.config, distillation.total
@@ -134,15 +178,19 @@ def _iterate(
             metrics = distillation.step()
             iteration = distillation.iteration
             pending.append((iteration, distillation.seconds, metrics))
-            stop = signals.caught or iteration == total
-            save = stop or time.monotonic() - last_saved >= config.checkpoint_seconds
+            due = time.monotonic() - last_saved >= config.checkpoint_seconds
+            caught, due = in_any(signals.caught, due)
+            stop = caught or iteration == total
+            save = stop or due
             if save or len(pending) >= FLUSH_EVERY:
                 _flush(pending, folder, reporter)
                 pending = []
             if iteration % measure_every == 0 and iteration < total:
                 _measure(distillation, held, folder)
             if save:
-                checkpoints.save(iteration, distillation.state, distillation.notes())
+                state, notes = distillation.whole_state(), distillation.notes()
+                if checkpoints is not None:
+                    checkpoints.save(iteration, state, notes)
                 last_saved = time.monotonic()
             if stop:
                 break
@@ -160,7 +208,8 @@ def _flush(pending, folder: RunFolder, reporter: Reporter) -> None:
         values = {name: float(value) for name, value in vars(metrics).items()}
         finite = {name: value for name, value in values.items() if np.isfinite(value)}
         records.append({"iteration": iteration, "seconds": round(seconds, 3)} | finite)
-    folder.append_metrics(records)
+    if is_first():
+        folder.append_metrics(records)
     last = records[-1]
     reporter.advance(len(records), loss=last.get("loss", np.nan), accuracy=last["accuracy"])
 
@@ -171,7 +220,8 @@ def _measure(distillation: Distillation, held: Held, folder: RunFolder) -> None:
     one = replace(config, evaluation=replace(config.evaluation, networks=1))
     (accuracy,) = judge(one, held, distillation.distilled(), seed=distillation.iteration)
     record = {"iteration": distillation.iteration, "seconds": round(distillation.seconds, 3)}
-    folder.append_metrics([record | {"test_accuracy": accuracy}])
+    if is_first():
+        folder.append_metrics([record | {"test_accuracy": accuracy}])
 
 
 class _Signals:

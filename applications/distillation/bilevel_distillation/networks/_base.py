@@ -1,5 +1,6 @@
 import abc
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,9 +14,9 @@ class Dense(eqx.Module):
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
 
-    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
-        self.weight = jax.random.normal(key, (inputs, outputs)) / math.sqrt(inputs)
-        self.bias = jnp.zeros(outputs)
+    def __init__(self, inputs: int, outputs: int, *, dtype: Any = None, key: PRNGKeyArray):
+        self.weight = jax.random.normal(key, (inputs, outputs), dtype) / math.sqrt(inputs)
+        self.bias = jnp.zeros(outputs, dtype)
 
     def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
         return x @ self.weight + self.bias

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -35,16 +36,27 @@ class Convolution(eqx.Module):
     bias: Float[Array, " outputs"]
     padding: int = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int, *, padding: int = 1, key: PRNGKeyArray):
-        self.weight = jax.random.normal(key, (3, 3, inputs, outputs)) / math.sqrt(9 * inputs)
-        self.bias = jnp.zeros(outputs)
+    def __init__(
+        self, inputs: int, outputs: int, *, padding: int = 1, dtype: Any = None, key: PRNGKeyArray
+    ):
+        shape = (3, 3, inputs, outputs)
+        self.weight = jax.random.normal(key, shape, dtype) / math.sqrt(9 * inputs)
+        self.bias = jnp.zeros(outputs, dtype)
         self.padding = padding
 
     def __call__(self, x: Float[Array, "n h w inputs"]) -> Float[Array, "n h2 w2 outputs"]:
         around = (self.padding, self.padding)
-        out = lax.conv_general_dilated(
-            x, self.weight, (1, 1), (around, around), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        # XLA's CPU convolutions are slower than patches times a matrix, tens of times in its loops.
+        if jax.default_backend() == "cpu":
+            x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+            height, width = x.shape[1] - 2, x.shape[2] - 2
+            shifted = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+            weight = self.weight.reshape(-1, self.weight.shape[-1])
+            out = jnp.concatenate(shifted, axis=-1) @ weight
+        else:
+            out = lax.conv_general_dilated(
+                x, self.weight, (1, 1), (around, around), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         return out + self.bias[None, None, None, :]
 
 
@@ -78,6 +90,7 @@ class ConvNet(AbstractNetwork):
         depth: int = 3,
         padding: int = 0,
         activation: Callable[[Array], Array] = relu,
+        dtype: Any = None,
         key: PRNGKeyArray,
     ):
         """
@@ -88,6 +101,7 @@ class ConvNet(AbstractNetwork):
             depth: number of convolutions, each of which halves the image.
             padding: pixels added around the image in the first layer (28 becomes 32 by 2).
             activation: e.g. `relu`, or `smooth_relu` while distilling.
+            dtype: of the weights; None: jax's default.
             key: for the weights.
 
         Raises:
@@ -100,11 +114,11 @@ class ConvNet(AbstractNetwork):
         for i in range(depth):
             outputs = width * 2**i
             extra = padding if i == 0 else 0
-            layers.append(Convolution(inputs, outputs, padding=1 + extra, key=keys[i]))
+            layers.append(Convolution(inputs, outputs, padding=1 + extra, dtype=dtype, key=keys[i]))
             inputs = outputs
         side = ((height + 2 * padding) // 2**depth) * ((breadth + 2 * padding) // 2**depth)
         self.layers = layers
-        self.head = Dense(side * inputs, classes, key=keys[-1])
+        self.head = Dense(side * inputs, classes, dtype=dtype, key=keys[-1])
         self.activation = activation
 
     def features(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n features"]:

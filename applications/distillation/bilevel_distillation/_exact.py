@@ -1,0 +1,379 @@
+"""The meta-gradient of RCIG and CIG, whose inner problems are quadratic, by two linear solves.
+
+With u(theta) = J theta the centred linearised network on the m distilled images (mirror images
+included), y their labels, and R = ridge I + h h^T for RCIG, ridge I for CIG, the inner loss is
+
+    ridge / (m C) * [ (y - u)^T R^-1 (y - u) + |theta|^2 ] / 2 .
+
+Its solution and the adjoint are two solves with one matrix, A = J J^T + R (`_output_space`):
+
+    theta* = J^T alpha        A alpha = y          and then  R^-1 (y - u(theta*)) = alpha
+    v      = g - J^T beta     A beta  = J g        and then  R^-1 J v = beta
+
+where v is the adjoint times ridge / (m C), the factor that the mixed derivative takes out again.
+With W = h^T alpha the last layer, W' and g the derivatives of the outer loss with respect to W and
+theta, and gamma = R^-1 h W', the gradient with respect to the distilled images is that of
+
+    direct:    <h, alpha W'^T - gamma W^T - alpha (h^T gamma)^T>  -  <J theta*, gamma>
+    implicit:  <h, -beta W^T - alpha (h^T beta)^T>  -  <J theta*, beta>  +  <J v, alpha>
+
+(for CIG the second line without its first term), and the labels' is gamma and beta.
+"""
+
+from functools import reduce
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+
+from ._coreset import Coreset
+from ._methods import AbstractLinearized
+from ._output_space import (
+    MOST_FACTORISED,
+    Jacobian,
+    Kernel,
+    Linearized,
+    LinearSolver,
+    Rederived,
+    Rows,
+    Solution,
+    System,
+)
+from ._parts import compiled, in_parts, join, slices
+from .networks import AbstractNetwork
+
+Images = Float[Array, "m height width channels"]
+Outputs = Float[Array, "m classes"]
+
+
+class Exact(eqx.Module):
+    """How the two systems are solved.
+
+    Attributes:
+        linear_solver: "cholesky", "cg", or "auto", by size.
+        tolerance: the relative error of the meta-gradient that is aimed at: conjugate gradients
+            stop where they estimate that of their solution so low.
+        max_steps: and their greatest number.
+        dtype: of the factorisations, e.g. "float64"; None: that of the images.
+        remat: derive products with J anew, and keep no activations.
+        subset: how many distilled images get a gradient; None: all.
+    """
+
+    linear_solver: LinearSolver = eqx.field(default="auto", static=True)
+    tolerance: float = eqx.field(default=1e-2, static=True)
+    max_steps: int = eqx.field(default=64, static=True)
+    dtype: str | None = eqx.field(default=None, static=True)
+    remat: bool = eqx.field(default=False, static=True)
+    subset: int | None = eqx.field(default=None, static=True)
+
+
+class MetaGradient(eqx.Module):
+    """The derivative of the outer loss with respect to the coreset.
+
+    Attributes:
+        value: the outer loss.
+        aux: the predictions on the batch.
+        direct, implicit: the two parts.
+        inner, adjoint: how far the two solves can be trusted.
+    """
+
+    value: Scalar
+    aux: Float[Array, "batch classes"]
+    direct: Coreset
+    implicit: Coreset
+    inner: Solution
+    adjoint: Solution
+
+    @property
+    def grad(self) -> Coreset:
+        return jax.tree.map(jnp.add, self.direct, self.implicit)
+
+
+def exact_gradient(
+    exact: Exact,
+    method: AbstractLinearized,
+    coreset: Coreset,
+    network: AbstractNetwork,
+    images: Images,
+    targets: Outputs,
+    key: PRNGKeyArray | None = None,
+) -> MetaGradient:
+    """The meta-gradient on a batch of real images; `key` draws the subset, if there is one."""
+    body, rest = eqx.partition(network, method.moving(network))
+    model = _Model(method, body, rest)
+    support, labels = _support(coreset, method.flip)
+    h, system = _prepare(exact, model, support, labels.shape[1], method.ridge(coreset))
+    inner = system.solve(labels, exact.tolerance, exact.max_steps)
+    theta = system.jacobian.pull(inner.x)
+    weight = None if h is None else _weight(h, inner.mended)
+    value, predictions, outer = _outer(model, theta, weight, coreset, images, targets)
+    g, to_weight, direct = outer
+    gamma = None
+    if h is not None:
+        gamma = _gamma(h, system.kernel, to_weight)
+        g = _minus(g, system.jacobian.pull(gamma))
+    right = system.jacobian.push(g)
+    adjoint = system.solve(right, exact.tolerance, exact.max_steps, inner.searched)
+    v = _minus(g, system.jacobian.pull(adjoint.x))
+    rows = _draw(key, support.shape[0], exact.subset)
+    cotangents = _cotangents(h, inner.x, adjoint.x, gamma, weight, to_weight)
+    to_images = _to_images(model, theta, v, support, cotangents, rows)
+    parts = _to_coreset(coreset, method.flip, direct, to_images, gamma, adjoint.x, rows)
+    return MetaGradient(value, predictions, *parts, inner, adjoint)
+
+
+class _Model(eqx.Module):
+    """A network split into the parameters that move in the inner problem and all else."""
+
+    method: AbstractLinearized
+    body: PyTree[Array]
+    rest: AbstractNetwork
+
+    def features_and_outputs(self, body, images):
+        return eqx.combine(body, self.rest).features_and_outputs(images)
+
+    def along(self, tangents, images):
+        """h, and J times each of the tangents."""
+
+        def outputs_and_features(body):
+            return self.features_and_outputs(body, images)[::-1]
+
+        if len(tangents) == 1:
+            (_, h), (u, _) = jax.jvp(outputs_and_features, (self.body,), tangents)
+            return h, (u,)
+        _, linear, h = jax.linearize(outputs_and_features, self.body, has_aux=True)
+        return h, tuple(map(linear, tangents))
+
+
+class _Outputs(eqx.Module):
+    """The outputs on some images as a function of the moving parameters."""
+
+    model: _Model
+    images: Images
+
+    def __call__(self, body):
+        def outputs(images):
+            return self.model.features_and_outputs(body, images)[1]
+
+        return in_parts(outputs, self.images, self.model.method.microbatch)
+
+
+def _prepare(exact: Exact, model: _Model, support: Images, classes: int, ridge: float):
+    """The frozen features (None for CIG) and A."""
+    small = support.shape[0] * classes <= MOST_FACTORISED
+    factorise = exact.linear_solver == "cholesky" or (exact.linear_solver == "auto" and small)
+    blocks, features = [], []
+    for part in slices(support, model.method.microbatch):
+        if factorise:
+            features.append(_features(model, part))
+            continue
+        h, block = (_rederived if exact.remat else _linearized)(model, part)
+        features.append(h)
+        blocks.append(block)
+    if factorise:
+        blocks = [_matrix(model, support)]
+    h = join(features) if model.method.closed_form else None
+    kernel = _kernel(h, ridge, exact.dtype or support.dtype)
+    return h, System.make(Jacobian.make(blocks, model.body), kernel)
+
+
+@compiled
+def _support(coreset: Coreset, flip: bool):
+    return coreset.support(flip)
+
+
+@compiled
+def _features(model: _Model, images):
+    def features(images):
+        return model.features_and_outputs(model.body, images)[0]
+
+    return in_parts(features, images, model.method.microbatch)
+
+
+@compiled
+def _linearized(model: _Model, images):
+    def outputs_and_features(body):
+        def both(images):
+            return model.features_and_outputs(body, images)[::-1]
+
+        return in_parts(both, images, model.method.microbatch)
+
+    _, linear, h = jax.linearize(outputs_and_features, model.body, has_aux=True)
+    return h, Linearized(linear, images.shape[0])
+
+
+@compiled
+def _rederived(model: _Model, images):
+    return _features(model, images), Rederived(_Outputs(model, images), model.body, images.shape[0])
+
+
+def _matrix(model: _Model, support) -> Rows:
+    rows = support.shape[0]
+    if isinstance(support, Tracer):
+        return Rows(_rows_of(model, support), rows)
+    # One image at a time: XLA's CPU convolutions are slow where each image has its own gradient.
+    return Rows(join([_rows_of(model, image) for image in slices(support, 1)]), rows)
+
+
+@compiled
+def _rows_of(model: _Model, images):
+    def of(image):
+        def outputs(body):
+            return model.features_and_outputs(body, image[None])[1][0]
+
+        out, pull = jax.vjp(outputs, model.body)
+        each = jax.vmap(lambda one: pull(one)[0])(jnp.eye(out.size, dtype=out.dtype))
+        return jax.vmap(lambda tree: ravel_pytree(tree)[0])(each)
+
+    if images.shape[0] == 1:
+        return of(images[0])
+    rows = jax.vmap(of)(images)
+    return rows.reshape(-1, rows.shape[-1])
+
+
+@compiled
+def _kernel(h, ridge: float, dtype):
+    return Kernel.make(h, ridge, dtype)
+
+
+@compiled
+def _weight(h, alpha):
+    with jax.default_matmul_precision("highest"):
+        return h.T @ alpha
+
+
+@compiled
+def _gamma(h, kernel: Kernel, to_weight):
+    with jax.default_matmul_precision("highest"):
+        return kernel.solve(h @ to_weight)
+
+
+@compiled
+def _minus(one, other):
+    return jax.tree.map(jnp.subtract, one, other)
+
+
+def _outer(model: _Model, theta, weight, coreset: Coreset, images, targets):
+    """The outer loss, the predictions, and its derivatives in theta, W and, directly, psi.
+
+    It is a mean over the batch: part by part where nothing is traced.
+    """
+    size, total = model.method.microbatch, images.shape[0]
+    found = []
+    for x, y in zip(slices(images, size), slices(targets, size), strict=True):
+        found.append(_outer_part(model, theta, weight, coreset, x, y, total))
+    return _sum_outer(found)
+
+
+@compiled
+def _outer_part(model: _Model, theta, weight, coreset: Coreset, images, targets, total: int):
+    method = model.method
+    share = images.shape[0] / total
+
+    def loss(moving):
+        theta, weight, labels, log_temperature = moving
+
+        def predict(images):
+            h, (u,) = model.along((theta,), images)
+            return u if weight is None else u + h @ weight
+
+        predictions = in_parts(predict, images, method.microbatch)
+        psi = eqx.tree_at(
+            lambda c: (c.labels, c.log_temperature), coreset, (labels, log_temperature)
+        )
+        return share * method.loss(predictions, targets, psi), predictions
+
+    moving = (theta, weight, coreset.labels, coreset.log_temperature)
+    (value, predictions), grad = jax.value_and_grad(loss, has_aux=True)(moving)
+    return value, predictions, grad
+
+
+@compiled
+def _sum_outer(parts):
+    values, predictions, grads = zip(*parts, strict=True)
+    g, to_weight, *direct = jax.tree.map(lambda *leaves: reduce(jnp.add, leaves), *grads)
+    return reduce(jnp.add, values), jnp.concatenate(predictions), (g, to_weight, direct)
+
+
+def _draw(key: PRNGKeyArray | None, total: int, size: int | None):
+    """Which rows get a gradient: None for all."""
+    if size is None or size >= total:
+        return None
+    if key is None:
+        raise ValueError(f"subset={size} draws from {total} distilled images: give a key.")
+    return jax.random.permutation(key, total)[:size]
+
+
+@compiled
+def _cotangents(h, alpha, beta, gamma, weight, to_weight):
+    """Of (h, J theta*) in the direct and of (h, J theta*, J v) in the implicit part."""
+    if h is None:
+        return None, (None, -beta, alpha)
+    with jax.default_matmul_precision("highest"):
+        to_h = -beta @ weight.T - alpha @ (h.T @ beta).T
+        directly = alpha @ to_weight.T - gamma @ weight.T - alpha @ (h.T @ gamma).T
+    return (directly, -gamma), (to_h, -beta, alpha)
+
+
+def _to_images(model: _Model, theta, v, support, cotangents, rows):
+    """The direct (None for CIG) and the implicit gradient, of all images or of those in `rows`."""
+    if rows is not None:
+        total, size = support.shape[0], rows.shape[0]
+        support, cotangents = _take_rows((support, cotangents), rows, total / size)
+    size = model.method.microbatch
+    starts = slices(jnp.arange(support.shape[0]), size)
+    if len(starts) == 1:
+        return _to_part(model, theta, v, support, cotangents, None)
+    return join([_to_part(model, theta, v, support, cotangents, part) for part in starts])
+
+
+@compiled
+def _take_rows(tree, rows, scale: float):
+    support, cotangents = jax.tree.map(lambda leaf: leaf[rows], tree)
+    return support, jax.tree.map(lambda leaf: leaf * scale, cotangents)
+
+
+@compiled
+def _to_part(model: _Model, theta, v, support, cotangents, rows):
+    if rows is not None:
+        support, cotangents = jax.tree.map(lambda leaf: leaf[rows], (support, cotangents))
+
+    def gradient(part):
+        images, (direct, implicit) = part
+
+        def paired(images, tangents, cotangents):
+            h, outputs = model.along(tangents, images)
+            pairs = zip((h, *outputs), cotangents, strict=True)
+            return sum(jnp.vdot(found, c) for found, c in pairs if c is not None)
+
+        directly = None if direct is None else jax.grad(paired)(images, (theta,), direct)
+        return directly, jax.grad(paired)(images, (theta, v), implicit)
+
+    return in_parts(gradient, (support, cotangents), model.method.microbatch)
+
+
+@compiled
+def _to_coreset(coreset: Coreset, flip: bool, direct, to_images, gamma, beta, rows):
+    """Both gradients as coresets, mirror images folded back onto the stored ones."""
+
+    def doubled(images, labels):
+        return Coreset(images, labels, coreset.log_temperature).support(flip)
+
+    support, fold = jax.vjp(doubled, coreset.images, coreset.labels)
+
+    def folded(images, labels):
+        if images is None:
+            images = jnp.zeros_like(support[0])
+        elif rows is not None:
+            images = jnp.zeros_like(support[0]).at[rows].set(images)
+        labels = jnp.zeros_like(support[1]) if labels is None else labels
+        return fold((images, labels))
+
+    to_labels, to_temperature = direct
+    images, labels = folded(to_images[0], gamma)
+    directly = Coreset(images, labels + to_labels, to_temperature)
+    images, labels = folded(to_images[1], beta)
+    return directly, Coreset(images, labels, jnp.zeros_like(to_temperature))

@@ -1,0 +1,148 @@
+"""What one of 8 devices computes and holds in a meta-step, against one device alone.
+
+    python benchmarks/devices.py [--ipc 500] [--width 32] [--steps 8]
+
+The meta-step is compiled for 1 and for 8 simulated CPU devices, not run: XLA tells the operations
+and the memory of one device's program. CIFAR-10's shapes, 10 classes, RCIG by conjugate gradients
+in so many steps, unrolled. XLA counts the body of a loop once (the training steps of the pool's
+network), and no operations of a Cholesky factorisation.
+"""
+
+import argparse
+import re
+import time
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _report import table, write
+
+from bilevel_distillation import RunConfig, resolve
+from bilevel_distillation.engine import (
+    Draws,
+    Training,
+    first_state,
+    layout,
+    make_mesh,
+    make_recipe,
+    meta_step,
+)
+
+SHAPE, CLASSES, SAMPLES = (32, 32, 3), 10, 50_000
+COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+
+
+def abstract(mesh, tree):
+    """Shapes in the place of arrays, laid out over the mesh."""
+
+    def one(leaf):
+        sharding = None if mesh is None else layout(mesh, leaf.shape)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, tree)
+
+
+def largest(text: str, count: int = 8) -> list[str]:
+    """The collective operations of a program with the greatest results, in MB."""
+    sizes = {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "pred": 1, "s8": 1, "u8": 1, "s64": 8}
+    found = {}
+    for shapes, name in re.findall(rf"= (\S.*?) ({COLLECTIVES})(?:-start)?\(", text):
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        size = sum(sizes[kind] * np.prod([int(d) for d in dims.split(",") if d]) / 1e6
+                   for kind, dims in arrays)  # fmt: skip
+        shown = " ".join(f"{kind}[{dims}]" for kind, dims in arrays[:3])
+        what = f"{name} {shown}{' ...' if len(arrays) > 3 else ''}"
+        found[what] = (size, found.get(what, (0, 0))[1] + 1)
+    ordered = sorted(found.items(), key=lambda item: -item[1][0])[:count]
+    return [f"{size:.4g} MB  {times} x {what}" for what, (size, times) in ordered]
+
+
+def measure(config: RunConfig, devices: int, dump: str | None):
+    config = resolve(config, SHAPE, CLASSES)
+    mesh = make_mesh(devices)
+    recipe = make_recipe(replace(config, devices=8), SHAPE, CLASSES, SAMPLES)
+    recipe = replace(recipe, mesh=mesh)
+    labels = np.arange(SAMPLES) % CLASSES
+    images = jax.ShapeDtypeStruct((SAMPLES, *SHAPE), jnp.float32)
+
+    def start(images):
+        return first_state(recipe, config, Training(images, labels, CLASSES))  # pyright: ignore
+
+    state, static = eqx.partition(
+        eqx.filter_eval_shape(start, images), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    )
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    draws = Draws(
+        scalar,
+        scalar,
+        jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        jax.eval_shape(lambda: jax.random.key(0)),
+    )
+
+    def step(data, arrays, draws):
+        fixed = recipe, Training(*data, CLASSES)
+        after, metrics = meta_step(fixed, eqx.combine(arrays, static), draws)
+        return eqx.filter(after, eqx.is_array), metrics
+
+    fixed_labels = jax.ShapeDtypeStruct(labels.shape, jnp.int32)
+    arguments = (abstract(mesh, (images, fixed_labels)), abstract(mesh, state), draws)
+    began = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    text = compiled.as_text()
+    if dump:
+        open(f"{dump}.{devices}", "w").write(text)
+    parts = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "aliased": -memory.alias_size_in_bytes,
+    }
+    return {
+        "devices": devices,
+        "operations": cost["flops"],
+        "memory_bytes": sum(parts.values()),
+        **parts,
+        "compile_seconds": round(time.perf_counter() - began, 1),
+        "largest_collectives": largest(text),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ipc", type=int, default=500)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--dump", help="write the compiled programs to files of this name")
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", 8)
+    config = RunConfig(dataset="cifar10", ipc=options.ipc, width=options.width, iterations=1,
+                       max_cg_steps=options.steps, linear_solver="cg", pool_size=32)  # fmt: skip
+    found = [measure(config, devices, options.dump) for devices in (1, 8)]
+    one, eight = found
+    ratios = {name: one[name] / eight[name] for name in ("operations", "memory_bytes")}
+    table(
+        ["devices", "G operations", "memory, MB", "of it temporaries", "compiled in s"],
+        [
+            [f["devices"], f["operations"] / 1e9, f["memory_bytes"] / 1e6, f["temporaries"] / 1e6,
+             f["compile_seconds"]]
+            for f in found
+        ],
+    )  # fmt: skip
+    print(f"one to eight: {ratios['operations']:.2f} and {ratios['memory_bytes']:.2f}")
+    print("largest collectives of 8:", *eight["largest_collectives"], sep="\n  ")
+    settings = {
+        "distilled_images": options.ipc * CLASSES,
+        "width": options.width,
+        "cg_steps": options.steps,
+        "batch_size": resolve(config, SHAPE, CLASSES).batch_size,
+        "pool_size": config.pool_size,
+        "training_images": SAMPLES,
+    }
+    write("devices", {"settings": settings, "programs": found, "one_to_eight": ratios})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Several devices, and several processes, give what one gives, to rounding."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
+from bilevel_distillation._config import differences, from_json, to_json
+from bilevel_distillation._devices import layout, make_mesh, spread
+
+TINY = RunConfig(
+    ipc=8,  # 80 images: 10 on each of 8 devices
+    iterations=2,
+    batch_size=32,
+    width=2,
+    depth=1,
+    ridge_rate=0.1,
+    linear_solver="cg",
+    max_cg_steps=2,
+    pool_size=8,
+    pool_steps=2,
+    most_pool_steps=3,
+    curve_points=1,
+    evaluation=EvaluationConfig(networks=1, steps=2),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def prepare(**changes):
+    """A tiny distillation whose state and data are in float64."""
+    distillation = Distillation(replace(TINY, **changes))
+
+    def doubled(tree):
+        wide = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, tree
+        )
+        return spread(distillation.mesh, wide)
+
+    distillation.state = doubled(distillation.whole_state())
+    distillation.training = doubled(distillation.training)
+    return distillation
+
+
+def assert_close(one, other, tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_eight_devices_give_what_one_gives_and_keep_their_shares(x64):
+    one, eight = prepare(), prepare(devices="all")
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, eqx.filter(eight.state, eqx.is_array))
+    for _ in range(3):
+        told, also_told = one.step(), eight.step()
+        assert float(also_told.loss) == pytest.approx(float(told.loss), rel=1e-9)
+        for leaf, before in zip(
+            jax.tree.leaves(eqx.filter(eight.state, eqx.is_array)),
+            jax.tree.leaves(layouts),
+            strict=True,
+        ):
+            assert leaf.sharding.is_equivalent_to(before, leaf.ndim)
+    assert_close(eight.whole_state(), one.state, 1e-8)
+    for split in (eight.state.coreset.images, eight.state.averaged.labels, eight.state.pool.ages):
+        shares = [shard.data.shape[0] for shard in split.addressable_shards]
+        assert shares == [split.shape[0] // 8] * 8
+
+
+def test_what_does_not_come_out_even_is_whole_on_each_device(x64):
+    one, three = prepare(pool_size=3), prepare(pool_size=3, devices=3)
+    one.step(), three.step()
+    assert three.state.pool.ages.sharding.spec[0] == "devices"
+    assert three.state.coreset.images.sharding.is_fully_replicated
+    assert_close(three.whole_state(), one.state, 1e-8)
+
+
+@pytest.mark.slow
+def test_rates_are_tuned_on_several_devices():
+    one = Distillation(replace(TINY, solve="adam", adam_steps=2))
+    eight = Distillation(replace(TINY, solve="adam", adam_steps=2, devices=8))
+    assert float(eight.tune().inner) == pytest.approx(float(one.tune().inner), rel=1e-3)
+
+
+def test_a_run_on_several_devices_goes_on_with_another_number(tmp_path):
+    config = replace(TINY, devices=8, out=tmp_path / "run")
+    results = run(config)
+    assert run(replace(config, devices=1)) == results
+    text = to_json(replace(config, devices="all"))
+    assert from_json(text, tmp_path).devices == "all"
+    assert differences(config, from_json(text, tmp_path)) == []
+
+
+def test_layouts():
+    mesh = make_mesh(4)
+    assert layout(mesh, (8, 3)).spec[0] == "devices"
+    for whole in ((), (6, 3), (0,)):
+        assert layout(mesh, whole).is_fully_replicated
+    assert make_mesh(1) is None
+
+
+def test_more_devices_than_there_are_is_said_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="devices=9 is more than there are: give at most 8, or"):
+        run(replace(TINY, devices=9, dataset="not there", out=tmp_path / "run"))
+    with pytest.raises(ValueError, match="devices=0 is too small"):
+        replace(TINY, devices=0)
+
+
+def start(out, **environment):
+    config = [
+        "--ipc", "8", "--iterations", "2", "--batch-size", "32", "--width", "2", "--depth", "1",
+        "--ridge-rate", "0.1", "--linear-solver", "cg", "--max-cg-steps", "2", "--pool-size", "8",
+        "--pool-steps", "2", "--most-pool-steps", "3", "--curve-points", "1",
+        "--evaluation.networks", "1", "--evaluation.steps", "2",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "bilevel_distillation", "run", "--devices", "all",
+               "--distributed", *config, "--out", str(out)]  # fmt: skip
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        start(
+            tmp_path / f"process{i}",
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]
+    try:
+        run(replace(TINY, out=tmp_path / "alone"))
+        said = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "distilled set" in said[0] and "distilled set" not in said[1]
+    assert not (tmp_path / "process1").exists()
+    with (
+        np.load(tmp_path / "process0" / "distilled.npz") as found,
+        np.load(tmp_path / "alone" / "distilled.npz") as expected,
+    ):
+        for name in ("images", "labels"):
+            # As a whole: AdaBelief's first steps are of one size however small a pixel's gradient.
+            gap = np.linalg.norm(found[name] - expected[name])
+            assert gap <= 1e-5 * np.linalg.norm(expected[name]), name
+    files = {path.name for path in (tmp_path / "alone").iterdir()}
+    assert {path.name for path in (tmp_path / "process0").iterdir()} == files
+
+
+def test_processes_that_cannot_be_found_are_said(tmp_path):
+    process = start(tmp_path / "run", JAX_NUM_PROCESSES="two")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 2
+    assert "JAX_NUM_PROCESSES='two' is no number" in said
