@@ -18,6 +18,10 @@ theta, and gamma = R^-1 h W', the gradient with respect to the distilled images 
     implicit:  <h, -beta W^T - alpha (h^T beta)^T>  -  <J theta*, beta>  +  <J v, alpha>
 
 (for CIG the second line without its first term), and the labels' is gamma and beta.
+
+Where conjugate gradients stop early, W = h^T R^-1 (y - u(theta)) is still the last layer that is
+best for that theta: R^-1 (y - u(theta)) is alpha plus the preconditioned residual. Elsewhere alpha
+itself is taken, which is nearer to the solution.
 """
 
 from functools import reduce
@@ -214,7 +218,7 @@ def _matrix(model: _Model, support) -> Rows:
     rows = support.shape[0]
     if isinstance(support, Tracer):
         return Rows(_rows_of(model, support), rows)
-    # One image at a time: XLA's CPU convolutions are slow where each image has its own gradient.
+    # One image at a time: XLA's CPU backend is slow where each image has a gradient of its own.
     return Rows(join([_rows_of(model, image) for image in slices(support, 1)]), rows)
 
 
