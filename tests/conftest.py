@@ -38,6 +38,15 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """For what does not run for long: XLA's optimisations would cost more than they save."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def getkey():
     """`getkey()` is a new jax key at each call, the same ones in each run of the test."""

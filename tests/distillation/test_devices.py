@@ -16,6 +16,8 @@ from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
 from bilevel_distillation._config import differences, from_json, to_json
 from bilevel_distillation._devices import layout, make_mesh, spread
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 TINY = RunConfig(
     ipc=8,  # 80 images: 10 on each of 8 devices
     iterations=2,
@@ -31,14 +33,6 @@ TINY = RunConfig(
     curve_points=1,
     evaluation=EvaluationConfig(networks=1, steps=2),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def prepare(**changes):

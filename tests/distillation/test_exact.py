@@ -15,16 +15,9 @@ from bilevel_distillation._exact import Exact, exact_gradient
 from bilevel_distillation._output_space import Jacobian, Kernel, Rows, Space, System
 from bilevel_distillation.networks import ConvNet, smooth_relu
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 CLASSES, N, BATCH, SHAPE = 3, 6, 12, (8, 8, 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Nothing here runs for long, so that XLA's optimisations cost more than they save."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

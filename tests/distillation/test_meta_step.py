@@ -22,6 +22,8 @@ from bilevel_distillation._meta_step import (
 )
 from bilevel_distillation._pool import take
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 24
 TINY = RunConfig(
     width=3,
@@ -38,15 +40,6 @@ TINY = RunConfig(
     temperature_rate=1e-1,
     average_decay=0.9,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Nothing here runs for long, so that XLA's optimisations cost more than they save."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def doubled(tree):
