@@ -78,7 +78,8 @@ class RunConfig:
         float64: factorise in float64.
         n_subset: derivatives with respect to the distilled images go through so many of them, drawn
             anew in each meta-iteration (the gradient stays unbiased).
-        remat: keep no activations of the distilled images; less memory, half as slow again.
+        remat: keep no activations of the distilled images; less memory, half as many
+            operations again in a product.
         precision: of convolutions and matrix products on an accelerator; the small solves stay at
             the highest.
         adam_steps: Adam's steps, in the inner problem and in the adjoint.

@@ -29,9 +29,9 @@ Outputs = Float[Array, "m classes"]
 Tangent = PyTree[Array]
 
 MOST_FACTORISED = 100
-"""Rows of A, m C, up to which "auto" factorises it. On two CPU cores, one distilled MNIST image per
-class, that takes as long as five steps of conjugate gradients; with twice the images it takes 1.2
-times as long as a solve to 1 % (`benchmarks/meta_step.py`).
+"""Rows of A, m C, up to which "auto" factorises it. At 100 rows, on two CPU cores, a meta-iteration
+takes 1.1 times as long as with conjugate gradients to 1 %, and is right to rounding
+(`benchmarks/meta_step.py`, mnist10).
 """
 
 MOST_UNROLLED = 16
@@ -183,7 +183,7 @@ class Linearized(eqx.Module):
 
 
 class Rederived(eqx.Module):
-    """Rows of J, derived anew in each product: half as long again, and nothing is kept."""
+    """Rows of J, derived anew in each product: half as many operations again; nothing is kept."""
 
     function: Any
     at: Tangent
