@@ -3,19 +3,29 @@
 from dataclasses import replace
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bilevel_distillation import EvaluationConfig
+from bilevel_distillation import (
+    DistilledSet,
+    EvaluationConfig,
+    RunConfig,
+    _distillation,
+    augment,
+    judge,
+    resolve,
+)
 from bilevel_distillation._evaluation import accuracy, evaluate, schedule, train_network
+from bilevel_distillation._judging import Held
 from bilevel_distillation._losses import squared_error
 from bilevel_distillation.data import Preprocessor, load
 from bilevel_distillation.networks import ConvNet
 
-SHORT = EvaluationConfig(networks=2, steps=3, learning_rate=1e-2, warmup=1)
+SHORT = EvaluationConfig(repeats=2, steps=3, learning_rate=1e-2, warmup=1)
 
 
 def make_network(key):
@@ -104,6 +114,92 @@ def test_larger_sets_are_trained_on_in_random_batches(digits):
     assert not np.allclose(leaves[0], leaves[2], rtol=1e-3)
 
 
-def test_open_steps_are_said(digits):
-    with pytest.raises(ValueError, match="evaluation.steps is None: give a number"):
-        train_network(*digits[:2], make_network, EvaluationConfig(), jax.random.key(0))
+def test_open_settings_are_said(digits):
+    for config, name in (
+        (EvaluationConfig(), "steps"),
+        (EvaluationConfig(steps=1), "learning_rate"),
+    ):
+        with pytest.raises(ValueError, match=f"evaluation.{name} is None: give a number"):
+            train_network(*digits[:2], make_network, config, jax.random.key(0))
+
+
+def test_the_rate_is_by_the_network_and_what_is_given_stays():
+    for network, given, rate in [
+        ("convnet", None, 1e-4), ("resnet18", None, 3e-4), ("resnet18", 1e-3, 1e-3),
+    ]:  # fmt: skip
+        asked = RunConfig(evaluation=EvaluationConfig(network=network, learning_rate=given))
+        assert resolve(asked, (8, 8, 1)).evaluation.learning_rate == rate
+
+
+def test_batch_normalisation_predicts_by_the_statistics_of_the_training_images(digits):
+    images, labels, test_images, test_labels = digits
+
+    def with_batch_norm(key):
+        return ConvNet((8, 8, 1), 10, width=4, depth=2, norm="batch", key=key)
+
+    network = train_network(images, labels, with_batch_norm, SHORT, jax.random.key(0))
+    assert all(norm.inference is True for norm in network.norms)
+    inner = np.asarray(network.layers[0](images))
+    np.testing.assert_allclose(network.norms[0].mean, inner.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.norms[0].variance, inner.var((0, 1, 2)), rtol=1e-4)
+    some = test_images[:60], test_labels[:60]
+    assert float(accuracy(network, *some, batch_size=7)) == float(accuracy(network, *some))
+
+
+def test_augmented_training_is_training_on_augmented_images(digits):
+    images, labels, _, _ = digits
+    once = replace(SHORT, steps=1, warmup=0)
+    key = jax.random.key(5)
+    found = train_network(images, labels, make_network, replace(once, augment=True), key)
+    step_key = jax.random.fold_in(jax.random.fold_in(jax.random.split(key)[1], 0), 1)
+    changed = augment(images, step_key)
+    expected = train_network(changed, labels, make_network, once, key)
+    plain = train_network(images, labels, make_network, once, key)
+    leaves = [np.asarray(net.layers[0].weight) for net in (found, expected, plain)]
+    np.testing.assert_allclose(leaves[0], leaves[1], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(leaves[0], leaves[2], rtol=1e-3)
+
+
+@pytest.fixture
+def given(digits, monkeypatch):
+    """A distilled set, the held-out images, and what `judge` has networks trained with."""
+    images, labels, test_images, test_labels = digits
+    rng = np.random.default_rng(0)
+    soft = np.asarray(labels) + rng.normal(size=labels.shape)
+    data = load("digits")
+    distilled = DistilledSet(
+        np.asarray(images), soft, soft.argmax(1), data.class_names,
+        Preprocessor.fit(data.train_images, zca=False),
+    )  # fmt: skip
+    calls = []
+    monkeypatch.setattr(_distillation, "evaluate", lambda *a: calls.append(a) or [0.5])
+    return distilled, Held(test_images, test_labels), calls
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_labels_are_as_they_are_or_one_hot_at_the_largest(given, labels):
+    distilled, held, calls = given
+    config = resolve(RunConfig(evaluation=EvaluationConfig(labels=labels)), (8, 8, 1))
+    assert judge(config, held, distilled) == [0.5]
+    hard = np.eye(10)[distilled.labels.argmax(1)] - 0.1
+    expected = distilled.labels if labels == "soft" else hard
+    np.testing.assert_allclose(calls[0][1], expected, rtol=1e-6)
+
+
+def test_networks_that_judge_are_those_asked_for(given):
+    distilled, held, calls = given
+    for evaluation, what in [
+        (EvaluationConfig(), ("ConvNet", 5, "GroupNorm")),
+        (EvaluationConfig(norm="none", width=3), ("ConvNet", 3, "Identity")),
+        (EvaluationConfig(network="alexnet", norm="batch"), ("AlexNet", 128, "BatchNorm")),
+        (EvaluationConfig(network="vgg11", norm="none", width=2), ("VGG11", 2, "Identity")),
+    ]:
+        config = RunConfig(width=5, norm="layer", evaluation=evaluation)
+        judge(resolve(config, (8, 8, 1)), held, distilled)
+        network = eqx.filter_eval_shape(calls[-1][4], jax.random.key(0))
+        first = network.layers[0]
+        norm = network.norms[0] if type(network) is ConvNet else first.norm
+        weight = first.weight if type(network) is ConvNet else first.convolution.weight
+        assert (type(network).__name__, weight.shape[-1], type(norm).__name__) == what
+    judge(resolve(RunConfig(), (8, 8, 1)), held, distilled, make_network=make_network)
+    assert calls[-1][4] is make_network

@@ -1,11 +1,22 @@
 """The ConvNet and its activation, against their definitions."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation.networks import ConvNet, check_size, is_body, relu, smooth_relu
+from bilevel_distillation.networks import (
+    NETWORKS,
+    ConvNet,
+    Convolution,
+    check_size,
+    is_body,
+    make_network,
+    max_pool,
+    relu,
+    smooth_relu,
+)
 
 
 def by_hand(network, x):
@@ -139,3 +150,132 @@ def test_smooth_relu_does_not_overflow_in_float32():
     x = jnp.array([-1e30, -100.0, 100.0, 1e30], jnp.float32)
     np.testing.assert_array_equal(smooth_relu(x), relu(x))
     np.testing.assert_array_equal(jax.vmap(jax.grad(smooth_relu))(x), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(1, 2, 0), (3, 2, 1), (5, 1, 2)])
+def test_convolutions_of_other_sizes_and_strides_equal_numpy(x64, getkey, size, stride, padding):
+    layer = random_biases(
+        Convolution(2, 3, size=size, stride=stride, padding=padding, key=getkey())
+    )
+    x = np.random.default_rng(1).normal(size=(4, 7, 8, 2))
+    around = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in (7, 8))
+    expected = np.zeros((4, height, width, 3))
+    for i in range(height):
+        for j in range(width):
+            a, b = i * stride, j * stride
+            patch = around[:, a : a + size, b : b + size]
+            expected[:, i, j] = np.einsum("nabc,abco->no", patch, np.asarray(layer.weight))
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected + np.asarray(layer.bias), atol=1e-12)
+
+
+def test_maximum_pooling_and_its_derivatives(x64):
+    x = np.random.default_rng(1).normal(size=(2, 5, 4, 3))
+    expected = x[:, :4].reshape(2, 2, 2, 2, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), expected)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(max_pool(x) ** 3))(x)
+
+    direction = np.random.default_rng(2).normal(size=x.shape)
+    found = jax.jvp(gradient, (jnp.asarray(x),), (jnp.asarray(direction),))[1]
+    step = 1e-6
+    difference = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(found, difference, atol=1e-6)
+
+
+@pytest.mark.usefixtures("compile_quickly")
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("convnet", "group"), ("resnet18", "batch"), ("vgg11", "layer"), ("alexnet", "instance")],
+)
+def test_each_network_has_finite_derivatives_of_second_order(x64, getkey, name, norm):
+    network = make_network(name, (8, 8, 3), 4, width=2, depth=2, norm=norm, key=getkey())
+    images = jax.random.normal(getkey(), (3, 8, 8, 3))
+    moving, rest = eqx.partition(network, eqx.is_inexact_array)
+
+    @jax.jit
+    def both(moving, images):
+        def loss(moving):
+            return jnp.sum(eqx.combine(moving, rest)(images) ** 2)
+
+        return jax.jvp(jax.grad(loss), (moving,), (moving,))
+
+    gradient, product = both(moving, images)
+    for tree in (gradient, product):
+        leaves = jax.tree.leaves(tree)
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
+    assert bool(jnp.any(gradient.head.weight != 0)) and bool(jnp.any(product.head.weight != 0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("shape", "padding"), [((32, 32, 3), 0), ((28, 28, 1), 2), ((64, 64, 3), 0), ((8, 8, 1), 0)]
+)
+def test_each_network_takes_each_usual_size(name, shape, padding):
+    def outputs(key, x):
+        network = make_network(name, shape, 7, width=2, padding=padding, key=key)
+        return network.features_and_outputs(x)
+
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    features, out = jax.eval_shape(outputs, jax.random.key(0), x)
+    assert out.shape == (2, 7)
+    side = shape[0] + 2 * padding
+    expected = {
+        "convnet": (side // 8) ** 2 * 8,
+        "resnet18": 16,
+        "vgg11": max(1, side // 32) ** 2 * 16,
+        "alexnet": (side // 8) ** 2 * 3,
+    }
+    assert features.shape == (2, expected[name])
+
+
+def test_the_usual_widths_and_numbers_of_parameters():
+    def parameters(name):
+        counts = []
+
+        def count(key):
+            network = make_network(name, (32, 32, 3), 10, norm="batch", key=key)
+            body = eqx.filter(network, is_body(network))
+            counts.append(sum(leaf.size for leaf in jax.tree.leaves(body)))
+
+        jax.eval_shape(count, jax.random.key(0))
+        return counts[0]
+
+    # ResNet-18 for small images has 11,173,962: here each convolution has a bias (4,800), and the
+    # weight of the last layer is left out (5,120).
+    assert parameters("resnet18") == 11_173_962 + 4_800 - 5_120
+    # VGG-11 with one linear layer: 9,231,114 with batch normalisation.
+    assert parameters("vgg11") == 9_231_114 - 5_120
+    assert (
+        parameters("alexnet")
+        == sum(
+            size**2 * i * o + 3 * o
+            for size, i, o in (
+                (5, 3, 128),
+                (5, 128, 192),
+                (3, 192, 256),
+                (3, 256, 192),
+                (3, 192, 192),
+            )
+        )
+        + 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(name="vgg"), r"^network='vgg' is not known: choose one of convnet, resnet18, vgg11"),
+        (dict(name="vgg11", norm="bn"), r"^norm='bn' is not known: choose one of none, batch"),
+        (dict(name="resnet18", shape=(4, 9, 1)), r"^images of 4 x 9 .* padding=0 are too small .*"),
+        (dict(name="alexnet", shape=(4, 4, 1), padding=1), r"makes 8 x 8 of them\.$"),
+        (dict(name="vgg11", norm="instance"), r"^norm standardises each of 16 channels alone"),
+        (dict(name="resnet18", norm="instance"), r"single pixels there: give norm='none', 'batch'"),
+        (dict(name="vgg11", padding=-1), r"^padding=-1 is negative: give 0 or more\.$"),
+    ],
+)
+def test_networks_that_cannot_be_are_said(getkey, settings, sentence):
+    given = dict(shape=(8, 8, 1)) | settings
+    with pytest.raises(ValueError, match=sentence):
+        make_network(given.pop("name"), given.pop("shape"), 3, width=2, key=getkey(), **given)

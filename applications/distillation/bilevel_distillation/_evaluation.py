@@ -11,10 +11,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ._augmentation import augment
 from ._config import EvaluationConfig
 from ._losses import squared_error
 from ._pool import MakeNetwork
-from .networks import AbstractNetwork
+from .networks import AbstractNetwork, refresh_statistics
+
+FOR_STATISTICS = 1000
 
 
 def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
@@ -31,24 +34,28 @@ def train_network(
     config: EvaluationConfig,
     key: PRNGKeyArray,
 ) -> AbstractNetwork:
-    """One network, trained from scratch with Adam on the squared error.
+    """One network, trained from scratch with Adam on the squared error, and ready to predict: its
+    batch normalisation has the statistics of (at most 1,000 of) the images.
 
     On an accelerator all steps are one compiled loop; on a CPU they are dispatched one by one,
     because XLA's CPU loops slow convolutions down.
     """
-    steps = config.steps
-    if steps is None:
-        raise ValueError("evaluation.steps is None: give a number, or resolve the config first.")
-    optimiser = _optimiser(config.learning_rate, config.warmup, steps)
+    steps, learning_rate = config.steps, config.learning_rate
+    if steps is None or learning_rate is None:
+        name = "steps" if steps is None else "learning_rate"
+        raise ValueError(f"evaluation.{name} is None: give a number, or resolve the config first.")
+    optimiser = _optimiser(learning_rate, config.warmup, steps)
     network_key, batch_key = jax.random.split(key)
     network = _make(make_network, network_key)
     state = (network, optimiser.init(eqx.filter(network, eqx.is_inexact_array)))
-    fixed = (optimiser, images, labels, batch_key, min(config.batch_size, images.shape[0]))
+    batch_size = min(config.batch_size, images.shape[0])
+    fixed = (optimiser, images, labels, batch_key, batch_size, config.augment)
     if jax.default_backend() == "cpu":
         for step in range(steps):
             state = _step_donated((*fixed, np.int32(step)), state)
-        return state[0]
-    return _train_looped(fixed, state, steps)[0]
+    else:
+        state = _train_looped(fixed, state, steps)
+    return _finish(state[0], images[:FOR_STATISTICS])
 
 
 def evaluate(
@@ -61,12 +68,12 @@ def evaluate(
     key: PRNGKeyArray,
     done: Callable[[float], None] = lambda accuracy: None,
 ) -> list[float]:
-    """Test accuracies, as fractions, of `config.networks` networks trained on the images.
+    """Test accuracies, as fractions, of `config.repeats` networks trained on the images.
 
     Several networks at once on an accelerator; one after the other on a CPU, where a batched
     convolution is slower than several single ones.
     """
-    keys = jax.random.split(key, config.networks)
+    keys = jax.random.split(key, config.repeats)
     if jax.default_backend() != "cpu":
         train = partial(train_network, images, labels, make_network, config)
         networks = eqx.filter_vmap(lambda k: train(k))(keys)
@@ -103,7 +110,12 @@ def _hits(network, images, labels):
 
 @eqx.filter_jit
 def _make(make_network, key):
-    return make_network(key)
+    return eqx.nn.inference_mode(make_network(key), False)
+
+
+@eqx.filter_jit
+def _finish(network, images):
+    return eqx.nn.inference_mode(refresh_statistics(network, images))
 
 
 @cache
@@ -113,13 +125,15 @@ def _optimiser(learning_rate: float, warmup: int, steps: int) -> optax.GradientT
 
 
 def _step(fixed, state):
-    optimiser, images, labels, key, batch_size, step = fixed
+    optimiser, images, labels, key, batch_size, changed, step = fixed
     network, optimiser_state = state
     if batch_size < images.shape[0]:
         rows = jax.random.choice(
             jax.random.fold_in(key, step), images.shape[0], (batch_size,), replace=False
         )
         images, labels = images[rows], labels[rows]
+    if changed:
+        images = augment(images, jax.random.fold_in(jax.random.fold_in(key, step), 1))
     gradient = eqx.filter_grad(lambda net: squared_error(net(images), labels))(network)
     updates, optimiser_state = optimiser.update(gradient, optimiser_state)
     return eqx.apply_updates(network, updates), optimiser_state

@@ -27,7 +27,7 @@ from bilevel import RidgeHead, linearize, reparameterize_last_layer, subsample_b
 from ._coreset import Coreset
 from ._losses import label_margin, platt_loss, squared_error
 from ._parts import in_parts
-from .networks import AbstractNetwork, is_body
+from .networks import AbstractNetwork, is_body, is_parameter
 
 Images = Float[Array, "n height width channels"]
 OneHot = Float[Array, "n classes"]
@@ -134,7 +134,7 @@ class VIG(AbstractFullyTrained):
     """Vanilla implicit gradients (RCIG paper, section 3.1). theta: all parameters."""
 
     def start(self, network):
-        return eqx.filter(network, eqx.is_inexact_array)
+        return eqx.filter(network, is_parameter(network))
 
     def predict(self, theta, network, images):
         return eqx.combine(theta, network)(images)
@@ -158,10 +158,10 @@ class CIG(AbstractFullyTrained, AbstractLinearized):
     """Convexified implicit gradients (section 3.2). theta: the tangent of all parameters."""
 
     def moving(self, network):
-        return jax.tree.map(eqx.is_inexact_array, network)
+        return is_parameter(network)
 
     def predict(self, theta, network, images):
-        return linearize(network).at(theta)(images)
+        return linearize(network, filter_spec=self.moving(network)).at(theta)(images)
 
 
 class AbstractReparameterized(AbstractMethod):

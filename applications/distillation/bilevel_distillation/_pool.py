@@ -1,7 +1,6 @@
 """A pool of partly trained networks, stacked on the device."""
 
 from collections.abc import Callable
-from functools import reduce
 
 import equinox as eqx
 import jax
@@ -11,8 +10,8 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from ._coreset import Coreset
 from ._losses import squared_error
-from ._parts import add, compiled, in_parts, slices
-from .networks import AbstractNetwork
+from ._parts import accumulate, compiled
+from .networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
 MakeNetwork = Callable[[PRNGKeyArray], AbstractNetwork]
 
@@ -44,7 +43,7 @@ def pool_optimiser(learning_rate: float) -> optax.GradientTransformation:
 
 
 def make_member(make_network: MakeNetwork, optimiser, key: PRNGKeyArray) -> Member:
-    network = make_network(key)
+    network = eqx.nn.inference_mode(make_network(key))
     return Member(
         network, optimiser.init(eqx.filter(network, eqx.is_inexact_array)), jnp.asarray(0)
     )
@@ -86,11 +85,22 @@ def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
 def train_step(
     member: Member, optimiser, coreset: Coreset, flip: bool, microbatch: int | None = None
 ) -> Member:
-    """One step on the squared error over the whole coreset (standard dynamics)."""
-    support, targets = _support(coreset, flip)
-    parts = zip(slices(support, microbatch), slices(targets, microbatch), strict=True)
-    gradients = [_gradient(member.network, *part, support.shape[0], microbatch) for part in parts]
-    return _update(member, optimiser, reduce(add, gradients))
+    """One step on the squared error over the whole coreset (standard dynamics).
+
+    Batch normalisation takes the statistics of all distilled images, which then go through the
+    network at once.
+    """
+    if has_batch_norm(member.network):
+        microbatch = None
+    rows = _support(coreset, flip)
+    total = rows[0].shape[0]
+
+    def of(part):
+        images, targets = part
+        return _gradient(member.network, images, targets, total), None
+
+    gradient, _ = accumulate(of, rows, microbatch)
+    return _update(member, optimiser, gradient)
 
 
 @compiled
@@ -99,14 +109,24 @@ def _support(coreset: Coreset, flip: bool):
 
 
 @compiled
-def _gradient(network: AbstractNetwork, images, targets, total: int, microbatch: int | None):
+def _gradient(network: AbstractNetwork, images, targets, total: int):
     """Of the part of these images in a mean over `total`."""
 
     def loss(network) -> Scalar:
-        outputs = in_parts(network, images, microbatch)
+        outputs = eqx.nn.inference_mode(network, False)(images)
         return squared_error(outputs, targets) * (images.shape[0] / total)
 
     return eqx.filter_grad(loss)(network)
+
+
+def with_statistics(network: AbstractNetwork, coreset: Coreset, flip: bool) -> AbstractNetwork:
+    """The network with the statistics of the coreset in its batch normalisation, if it has any."""
+    return _refreshed(network, coreset, flip) if has_batch_norm(network) else network
+
+
+@compiled
+def _refreshed(network: AbstractNetwork, coreset: Coreset, flip: bool):
+    return refresh_statistics(network, coreset.support(flip)[0])
 
 
 @compiled

@@ -1,22 +1,33 @@
 """Judging a distilled set again: a run's, an exported one, or one made elsewhere."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ._config import EvaluateConfig, RunConfig, resolve
-from ._distillation import check, hold, judge, judge_random_subsets, load_data
+import numpy as np
+
+from ._config import EvaluateConfig, EvaluationConfig, RunConfig, resolve
+from ._distillation import load_data
 from ._distilled import DistilledSet, NoPreprocessor
 from ._export import load_hf
 from ._folder import RunFolder
+from ._judging import Held, hold, judge, judge_all_data, judge_random_subsets
+from ._makers import check_judges
+from ._ranking import Ranking
 from ._run import Reporter
-from .data import ImageData, Preprocessor
+from .data import ImageData, Preprocessor, check_images_per_class
 
 
 def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Accuracies as `run` reports them, for the set at `asked.path`.
+    """Accuracies, as fractions, for the set at `asked.path`.
+
+    Returns:
+        For one network with one normalisation what `run` returns: `distilled` and, with
+        `asked.baseline`, `random_subset`, a list each; with `asked.ranking` a `Ranking` as
+        `ranking`. For several a `table`: a list of such dictionaries with `network` and `norm`.
 
     Raises:
-        ValueError: no distilled set is there, or it does not fit the data set.
+        ValueError: no distilled set is there, or it does not fit the data set or a network.
     """
     reporter = reporter or Reporter()
     distilled, config = _open(asked)
@@ -36,24 +47,101 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[
     elif asked.flip is not None:
         distilled = replace(distilled, flip=asked.flip)
     _check_fit(distilled, data)
-    ipc = max(1, len(distilled.images) // data.classes)
-    config = replace(config, ipc=ipc, seed=asked.seed, evaluation=asked.evaluation)
-    config = replace(config, zca=distilled.preprocessor.whitening is not None)
-    sizes = {name: getattr(asked, name) for name in ("width", "depth", "padding")}
-    given = {name: value for name, value in sizes.items() if value is not None}
-    config = resolve(replace(config, **given), data.image_shape, data.classes)
-    check(config, data)
+    configs = _configs(asked, config, distilled, data)
     held = hold(data, distilled.preprocessor)
-    networks = config.evaluation.networks
-    reporter.begin("evaluating", networks * (2 if asked.baseline else 1), 0)
+    sets = 6 if asked.ranking and asked.labels == "soft" else 5 if asked.ranking else 1
+    sets += asked.baseline and not asked.ranking
+    reporter.begin("evaluating", len(configs) * sets * asked.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
-    results = {"distilled": judge(config, held, distilled, done=done)}
-    if asked.baseline:
-        results["random_subset"] = judge_random_subsets(config, data, held, distilled, done=done)
+    table = []
+    for one in configs:
+        judges = _Judges(one, data, held, distilled, done)
+        pair = {"network": one.evaluation.network, "norm": one.evaluation.norm or one.norm}
+        table.append(pair | _judge(judges, asked))
     reporter.end()
+    if len(table) > 1:
+        return {"table": table}
+    return {key: found for key, found in table[0].items() if key not in ("network", "norm")}
+
+
+def _configs(
+    asked: EvaluateConfig, config: RunConfig, distilled: DistilledSet, data: ImageData
+) -> list[RunConfig]:
+    """Complete settings for each network with each normalisation, checked."""
+    ipc = max(1, len(distilled.images) // data.classes)
+    if asked.baseline or asked.ranking:
+        check_images_per_class(data, ipc)
+    sizes = {name: getattr(asked, name) for name in ("depth", "padding")}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    config = replace(config, ipc=ipc, seed=asked.seed, **given)
+    config = replace(config, zca=distilled.preprocessor.whitening is not None)
+    configs = []
+    for evaluation in asked.evaluations():
+        one = replace(config, evaluation=evaluation)
+        configs.append(resolve(one, data.image_shape, data.classes))
+        check_judges(configs[-1], data.image_shape, data.classes)
+    return configs
+
+
+class _Judges:
+    """Accuracies by one recipe and by changes of it, each measured once."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        held: Held,
+        distilled: DistilledSet,
+        done: Callable[[float], None],
+    ):
+        self.config, self.data, self.held = config, data, held
+        self._distilled, self._done = distilled, done
+        self._seen: dict[tuple[str, EvaluationConfig], list[float]] = {}
+
+    def distilled(self, **changes: Any) -> list[float]:
+        return self._measure("distilled", changes, lambda one: judge(
+            one, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def random(self, **changes: Any) -> list[float]:
+        return self._measure("random", changes, lambda one: judge_random_subsets(
+            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def all_data(self, **changes: Any) -> list[float]:
+        return self._measure("all", changes, lambda one: judge_all_data(
+            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def _measure(self, of: str, changes: dict[str, Any], run: Callable) -> list[float]:
+        evaluation = replace(self.config.evaluation, **changes)
+        key = of, evaluation
+        if key not in self._seen:
+            self._seen[key] = run(replace(self.config, evaluation=evaluation))
+        return self._seen[key]
+
+
+def _judge(judges: _Judges, asked: EvaluateConfig) -> dict[str, Any]:
+    results: dict[str, Any] = {"distilled": judges.distilled()}
+    if asked.baseline or asked.ranking:
+        results["random_subset"] = judges.random()
+    if asked.ranking:
+        steps = asked.full_steps or judges.config.evaluation.steps
+        results["ranking"] = Ranking(
+            *(
+                float(np.mean(accuracies))
+                for accuracies in (
+                    results["distilled"],
+                    results["random_subset"],
+                    judges.distilled(labels="hard"),
+                    judges.all_data(steps=steps),
+                    judges.distilled(augment=True),
+                    judges.random(augment=True),
+                    judges.distilled(augment=False),
+                    judges.random(augment=False),
+                )
+            )
+        )
     return results
 
 
@@ -79,7 +167,7 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
     except NoPreprocessor:
         return None, RunConfig(dataset=asked.dataset or "")
     known = distilled.provenance
-    sizes = {name: known[name] for name in ("width", "depth", "padding") if name in known}
+    sizes = {name: known[name] for name in ("width", "depth", "padding", "norm") if name in known}
     return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._normalization import is_parameter
+
 
 class Dense(eqx.Module):
     """`x @ weight + bias`, LeCun-normal weights, zero bias."""
@@ -48,9 +50,9 @@ class AbstractNetwork(eqx.Module):
 
 
 def is_body(network: AbstractNetwork) -> PyTree[bool]:
-    """Which arrays of a network are body parameters: all but the weight of the last layer.
+    """Which arrays of a network are body parameters: all that are trained, but for the weight of
+    the last layer.
 
     The last layer's bias counts as body: the closed form solves for the weight alone.
     """
-    spec = jax.tree.map(eqx.is_inexact_array, network)
-    return eqx.tree_at(lambda net: net.head.weight, spec, False)
+    return eqx.tree_at(lambda net: net.head.weight, is_parameter(network), False)

@@ -1,0 +1,61 @@
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jaxtyping import Array, PRNGKeyArray
+
+from ._base import AbstractNetwork
+from ._convnet import ConvNet
+from ._layers import relu
+from ._plain import VGG11, AlexNet
+from ._resnet import ResNet18
+
+NetworkName = Literal["convnet", "resnet18", "vgg11", "alexnet"]
+
+NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
+    "convnet": ConvNet,
+    "resnet18": ResNet18,
+    "vgg11": VGG11,
+    "alexnet": AlexNet,
+}
+
+
+def make_network(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: int | None = None,
+    depth: int | None = None,
+    padding: int = 0,
+    norm: str = "none",
+    activation: Callable[[Array], Array] = relu,
+    dtype: Any = None,
+    key: PRNGKeyArray,
+) -> AbstractNetwork:
+    """The network of that name.
+
+    Args:
+        name: convnet, resnet18, vgg11 or alexnet.
+        image_shape: height, width and channels.
+        classes: number of outputs.
+        width: channels of the first convolution; None: the usual ones (128, 64, 64 and 128).
+        depth: convolutions of a ConvNet (None: 3); the others have theirs.
+        padding: pixels added around the image in the first convolution.
+        norm: none, batch, instance, group or layer.
+        activation: applied after each normalisation.
+        dtype: of the weights; None: jax's default.
+        key: for the weights.
+
+    Raises:
+        ValueError: an unknown name or norm; images that are too small.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}.")
+    settings: dict[str, Any] = dict(
+        padding=padding, norm=norm, activation=activation, dtype=dtype, key=key
+    )
+    if width is not None:
+        settings["width"] = width
+    if depth is not None and name == "convnet":
+        settings["depth"] = depth
+    return NETWORKS[name](image_shape, classes, **settings)
