@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._config import RunConfig, differences, from_json, to_json
+from ._history import History
 from .data import Preprocessor
 
 
@@ -19,10 +20,14 @@ class RunFolder:
     preprocess.npz   what brings images into training space, as fitted at the start
     metrics.jsonl    one JSON object a line
     checkpoints/     the last two
+    history/         snapshots of the images, 000123.npz after iteration 123
     distilled.npz    the distilled set, once done
     dataset/         the same as a `datasets` folder with a card
     results.json     accuracies
+    evaluations.json accuracies of other networks, where they were asked for
+    attack.json      what membership inference found, where it was tried
     images.png, curve.png
+    report.html      the run on a page
     """
 
     def __init__(self, path: Path):
@@ -36,6 +41,10 @@ class RunFolder:
         self.results = path / "results.json"
         self.images = path / "images.png"
         self.curve = path / "curve.png"
+        self.history = History(path / "history")
+        self.evaluations = path / "evaluations.json"
+        self.attack = path / "attack.json"
+        self.report = path / "report.html"
 
     def check_free(self) -> None:
         """Raise where the path holds something that is no run."""
@@ -112,5 +121,5 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by a new one in one step."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

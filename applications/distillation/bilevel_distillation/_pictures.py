@@ -89,7 +89,7 @@ def draw_learning_curve(records: Sequence[Mapping[str, Any]], path: str | os.Pat
     top, bottom = figure.subplots(2, 1, sharex=True)
     figure.subplots_adjust(left=0.085, right=0.975, top=0.945, bottom=0.085, hspace=0.1)
 
-    steps, loss = _series(records, "loss")
+    steps, loss = series(records, "loss")
     top.plot(steps, loss, color=_BLUE, alpha=0.25, linewidth=0.8)
     top.plot(steps, _smooth(loss), color=_BLUE, linewidth=1.8)
     if len(loss) and loss.min() > 0 and loss.max() > 10 * loss.min():
@@ -97,15 +97,15 @@ def draw_learning_curve(records: Sequence[Mapping[str, Any]], path: str | os.Pat
     top.set_ylabel("outer loss")
     top.set_title(_heading(records), loc="left", fontsize=11, color=_INK)
 
-    steps, batch = _series(records, "accuracy")
+    steps, batch = series(records, "accuracy")
     bottom.plot(steps, 100 * batch, color=_BLUE, alpha=0.2, linewidth=0.8)
     bottom.plot(
         steps, 100 * _smooth(batch), color=_BLUE, linewidth=1.4, label="outer batch (training data)"
     )
-    steps, test = _series(records, "test_accuracy")
+    steps, test = series(records, "test_accuracy")
     if len(steps):
         deviation = np.array(
-            [r.get("test_accuracy_std") or 0.0 for r in records if _has(r, "test_accuracy")]
+            [r.get("test_accuracy_std") or 0.0 for r in records if has(r, "test_accuracy")]
         )
         bottom.errorbar(
             steps,
@@ -245,10 +245,10 @@ def _plain(axes: Axes) -> None:
 def _heading(records: Sequence[Mapping[str, Any]]) -> str:
     last = records[-1]
     parts = [f"{last.get('iteration', len(records)):,} iterations"]
-    if _has(last, "seconds"):
+    if has(last, "seconds"):
         seconds = float(last["seconds"])
         parts.append(f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds")
-    tested = [r for r in records if _has(r, "test_accuracy")]
+    tested = [r for r in records if has(r, "test_accuracy")]
     if tested:
         deviation = tested[-1].get("test_accuracy_std")
         spread = f" ± {100 * deviation:.1f}" if deviation else ""
@@ -256,15 +256,15 @@ def _heading(records: Sequence[Mapping[str, Any]]) -> str:
     return "  ·  ".join(parts)
 
 
-def _has(record: Mapping[str, Any], key: str) -> bool:
+def has(record: Mapping[str, Any], key: str) -> bool:
     value = record.get(key)
     return value is not None and math.isfinite(value)
 
 
-def _series(
+def series(
     records: Sequence[Mapping[str, Any]], key: str
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    pairs = [(r["iteration"], r[key]) for r in records if _has(r, key)]
+    pairs = [(r["iteration"], r[key]) for r in records if has(r, key)]
     both = np.array(pairs, np.float64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 

@@ -14,9 +14,11 @@ import numpy as np
 from ._checkpoints import Checkpoints
 from ._config import RunConfig
 from ._devices import from_first, in_any, is_first
-from ._distillation import Distillation, Held, hold, judge, judge_random_subsets
+from ._distillation import Distillation
 from ._distilled import DistilledSet
 from ._folder import RunFolder, write_whole
+from ._history import Snapshot, moments
+from ._judging import Held, hold, judge, judge_random_subsets
 from ._meta_step import Metrics, State
 
 FLUSH_EVERY = 20
@@ -87,6 +89,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     def finish() -> dict[str, Any]:
         _draw_and_export(folder, distilled, last)
         write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+        _draw_page(folder, reporter)
         return results
 
     return from_first(finish)
@@ -99,11 +102,13 @@ def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter:
         if restored is None:
             if is_first():
                 folder.metrics.unlink(missing_ok=True)
+                folder.history.cut(-1)
             _start(distillation, held, folder, reporter)
         else:
             distillation.restore(*restored)
             if is_first():
                 folder.cut_metrics(distillation.iteration)
+                folder.history.cut(distillation.iteration)
             reporter.say(f"resuming {folder.path} after iteration {distillation.iteration}.")
         _iterate(distillation, held, folder, checkpoints, reporter)
     finally:
@@ -126,7 +131,8 @@ def _restore(
         if found is None:
             return None
         iteration, state, notes = found
-        return iteration, jax.tree.leaves(eqx.filter(state, eqx.is_array_like)), notes
+        kept = eqx.filter(state, jax.tree.map(eqx.is_array, template))
+        return iteration, jax.tree.leaves(kept), notes
 
     found = from_first(read)
     if found is None:
@@ -159,6 +165,7 @@ def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
         rates = distillation.tune()
         reporter.say(f"rates: inner {rates.inner:.3g}, adjoint {rates.adjoint:.3g}.")
     _measure(distillation, held, folder)
+    _keep_snapshot(distillation, folder)
 
 
 def _iterate(
@@ -170,6 +177,7 @@ def _iterate(
 ) -> None:
     config, total = distillation.config, distillation.total
     measure_every = max(1, total // config.curve_points)
+    snapshots = moments(total, config.curve_points)
     pending: list[tuple[int, float, Metrics]] = []
     last_saved = time.monotonic()
     reporter.begin("distilling", total, distillation.iteration)
@@ -187,6 +195,8 @@ def _iterate(
                 pending = []
             if iteration % measure_every == 0 and iteration < total:
                 _measure(distillation, held, folder)
+            if iteration in snapshots:
+                _keep_snapshot(distillation, folder)
             if save:
                 state, notes = distillation.whole_state(), distillation.notes()
                 if checkpoints is not None:
@@ -217,11 +227,17 @@ def _flush(pending, folder: RunFolder, reporter: Reporter) -> None:
 def _measure(distillation: Distillation, held: Held, folder: RunFolder) -> None:
     """One network trained on the current average, for the learning curve."""
     config = distillation.config
-    one = replace(config, evaluation=replace(config.evaluation, networks=1))
+    one = replace(config, evaluation=replace(config.evaluation, repeats=1))
     (accuracy,) = judge(one, held, distillation.distilled(), seed=distillation.iteration)
     record = {"iteration": distillation.iteration, "seconds": round(distillation.seconds, 3)}
     if is_first():
         folder.append_metrics([record | {"test_accuracy": accuracy}])
+
+
+def _keep_snapshot(distillation: Distillation, folder: RunFolder) -> None:
+    distilled = distillation.distilled()
+    if is_first():
+        folder.history.keep(Snapshot.of(distilled, distillation.iteration))
 
 
 class _Signals:
@@ -251,7 +267,7 @@ def _judge(
     distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
 ) -> dict[str, Any]:
     config = distillation.config
-    reporter.begin("evaluating", 2 * config.evaluation.networks, 0)
+    reporter.begin("evaluating", 2 * config.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
@@ -273,3 +289,16 @@ def _draw_and_export(folder: RunFolder, distilled: DistilledSet, last: dict[str,
     draw_images(distilled, folder.images)
     draw_learning_curve([*folder.read_metrics(), last], folder.curve)
     export_hf(distilled, folder.dataset)
+
+
+def _draw_page(folder: RunFolder, reporter: Reporter) -> None:
+    """The results are safe by now, and no mishap in drawing shall end the run."""
+    from ._page import report
+
+    try:
+        report(folder.path)
+    except Exception as error:
+        reporter.say(
+            f"the page could not be drawn ({type(error).__name__}: {error}): the run is whole, and "
+            f"`bilevel-distill report {folder.path}` tries again."
+        )
