@@ -88,6 +88,15 @@ def test_compiled_as_one_program_it_is_the_same(problem):
         assert distance(found.grad, expected.grad) < 1e-8
 
 
+def test_compiled_for_an_accelerator_it_is_the_same(problem, monkeypatch):
+    expected = exact_gradient(Exact("cholesky"), make_method("rcig"), *problem)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    method = make_method("rcig", microbatch=4)
+    for how in (Exact("cg", 1e-12, 200), Exact("cg", 1e-12, 200, remat=True)):
+        found = eqx.filter_jit(exact_gradient)(how, method, *problem)
+        assert distance(found.grad, expected.grad) < 1e-8
+
+
 def test_few_steps_say_that_they_fell_short(problem):
     found = exact_gradient(Exact("cg", 1e-6, 4), make_method("rcig"), *problem)
     assert int(found.inner.steps) == 4

@@ -24,8 +24,6 @@ best for that theta: R^-1 (y - u(theta)) is alpha plus the preconditioned residu
 itself is taken, which is nearer to the solution.
 """
 
-from functools import reduce
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,7 +44,7 @@ from ._output_space import (
     Solution,
     System,
 )
-from ._parts import compiled, in_parts, join, slices
+from ._parts import accumulate, compiled, in_parts, join, slices
 from .networks import AbstractNetwork
 
 Images = Float[Array, "m height width channels"]
@@ -162,7 +160,7 @@ class _Outputs(eqx.Module):
         def outputs(images):
             return self.model.features_and_outputs(body, images)[1]
 
-        return in_parts(outputs, self.images, self.model.method.microbatch)
+        return in_parts(outputs, self.images, self.model.method.microbatch, remat=True)
 
 
 def _prepare(exact: Exact, model: _Model, support: Images, classes: int, ridge: float):
@@ -261,15 +259,18 @@ def _minus(one, other):
 
 
 def _outer(model: _Model, theta, weight, coreset: Coreset, images, targets):
-    """The outer loss, the predictions, and its derivatives in theta, W and, directly, psi.
-
-    It is a mean over the batch: part by part where nothing is traced.
+    """The outer loss, the predictions, and its derivatives in theta, W and, directly, psi: of a
+    mean over the batch, part by part.
     """
-    size, total = model.method.microbatch, images.shape[0]
-    found = []
-    for x, y in zip(slices(images, size), slices(targets, size), strict=True):
-        found.append(_outer_part(model, theta, weight, coreset, x, y, total))
-    return _sum_outer(found)
+    total = images.shape[0]
+
+    def of(part):
+        images, targets = part
+        return _outer_part(model, theta, weight, coreset, images, targets, total)
+
+    (value, grads), predictions = accumulate(of, (images, targets), model.method.microbatch)
+    g, to_weight, *direct = grads
+    return value, predictions, (g, to_weight, direct)
 
 
 @compiled
@@ -279,12 +280,8 @@ def _outer_part(model: _Model, theta, weight, coreset: Coreset, images, targets,
 
     def loss(moving):
         theta, weight, labels, log_temperature = moving
-
-        def predict(images):
-            h, (u,) = model.along((theta,), images)
-            return u if weight is None else u + h @ weight
-
-        predictions = in_parts(predict, images, method.microbatch)
+        h, (u,) = model.along((theta,), images)
+        predictions = u if weight is None else u + h @ weight
         psi = eqx.tree_at(
             lambda c: (c.labels, c.log_temperature), coreset, (labels, log_temperature)
         )
@@ -292,14 +289,7 @@ def _outer_part(model: _Model, theta, weight, coreset: Coreset, images, targets,
 
     moving = (theta, weight, coreset.labels, coreset.log_temperature)
     (value, predictions), grad = jax.value_and_grad(loss, has_aux=True)(moving)
-    return value, predictions, grad
-
-
-@compiled
-def _sum_outer(parts):
-    values, predictions, grads = zip(*parts, strict=True)
-    g, to_weight, *direct = jax.tree.map(lambda *leaves: reduce(jnp.add, leaves), *grads)
-    return reduce(jnp.add, values), jnp.concatenate(predictions), (g, to_weight, direct)
+    return (value, grad), predictions
 
 
 def _draw(key: PRNGKeyArray | None, total: int, size: int | None):
