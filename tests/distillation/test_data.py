@@ -180,8 +180,43 @@ def test_unknown_names(name, message):
 
 
 def test_every_preset_names_an_owner():
-    assert {"mnist", "fashion_mnist", "cifar10"} <= set(PRESETS)
     assert all(preset.hub.count("/") == 1 for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("mnist", (28, 28), (28, 28, 1)),
+        ("fashion_mnist", (28, 28), (28, 28, 1)),
+        ("cifar10", (32, 32), (32, 32, 3)),
+        ("cifar100", (32, 32), (32, 32, 3)),
+        ("tiny_imagenet", (64, 64), (64, 64, 3)),
+        ("cub200", (50, 40), (32, 32, 3)),
+        ("imagenette", (160, 213), (128, 128, 3)),
+        ("imagewoof", (160, 160), (128, 128, 3)),
+        ("imagenet64", (64, 64), (64, 64, 3)),
+    ],
+)
+def test_presets_read_folders_laid_out_as_on_the_hub(tmp_path, monkeypatch, name, size, expected):
+    import datasets
+
+    preset = PRESETS[name]
+    images = pictures(4, *size)
+    if expected[2] == 1:
+        images[...] = images[..., :1]
+    classes = datasets.ClassLabel(names=["one", "other"])
+    columns = {preset.image_column: datasets.Image(), preset.label_column: classes}
+    rows = {preset.image_column: [png(i) for i in images], preset.label_column: [0, 1, 0, 1]}
+    if name == "cifar100":
+        columns["coarse_label"], rows["coarse_label"] = classes, [0] * 4
+    splits = {preset.train_split: rows, preset.test_split: rows}
+    save_parquet(tmp_path / name, features(**columns), **splits)
+    monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
+    data = load(name)
+    assert data.image_shape == expected and data.class_names == ("one", "other")
+    np.testing.assert_array_equal(data.test_labels, [0, 1, 0, 1])
+    if size == expected[:2]:
+        np.testing.assert_array_equal(data.train_images[..., :1], images[..., :1])
 
 
 def test_uneven_sizes_are_named_and_resolution_crops_the_middle(tmp_path):
@@ -283,8 +318,22 @@ def test_damaged_image_is_named_by_its_row(tmp_path):
     folder = save_parquet(
         tmp_path / "set", image_and(datasets.Value("int64")), train=columns, test=columns
     )
-    with pytest.raises(ValueError, match="row 1 of split 'test'"):
+    with pytest.raises(ValueError, match=r"1 of 3 images of split 'test' .* row 1 .* repair"):
         load(folder)
+
+
+def test_a_few_damaged_files_are_left_out_and_named(tmp_path, caplog):
+    images = pictures(30)
+    images[:15, ..., 0], images[15:, ..., 0] = 0, 255  # the classes can be told apart
+    folder = save_folder(tmp_path / "set", images, ["a"] * 15 + ["b"] * 15)
+    (tmp_path / "set" / "a" / "003.png").write_bytes(b"no image")
+    with caplog.at_level("WARNING"):
+        data = load(folder)
+    assert "1 of 30 images of split 'train'" in caplog.text and "a/003.png" in caplog.text
+    assert len(data.train_labels) + len(data.test_labels) == 29
+    for split in ("train", "test"):
+        pixels, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
+        assert (pixels[:, 0, 0, 0] == np.array([0, 255])[labels]).all()
 
 
 def test_folder_without_data(tmp_path):

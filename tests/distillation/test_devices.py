@@ -31,7 +31,7 @@ TINY = RunConfig(
     pool_steps=2,
     most_pool_steps=3,
     curve_points=1,
-    evaluation=EvaluationConfig(networks=1, steps=2),
+    evaluation=EvaluationConfig(repeats=1, steps=2),
 )
 
 
@@ -46,7 +46,7 @@ def prepare(**changes):
         return spread(distillation.mesh, wide)
 
     distillation.state = doubled(distillation.whole_state())
-    distillation.training = doubled(distillation.training)
+    distillation.resident = doubled(distillation.training)
     return distillation
 
 
@@ -117,7 +117,7 @@ def start(out, **environment):
         "--ipc", "8", "--iterations", "2", "--batch-size", "32", "--width", "2", "--depth", "1",
         "--ridge-rate", "0.1", "--linear-solver", "cg", "--max-cg-steps", "2", "--pool-size", "8",
         "--pool-steps", "2", "--most-pool-steps", "3", "--curve-points", "1",
-        "--evaluation.networks", "1", "--evaluation.steps", "2",
+        "--evaluation.repeats", "1", "--evaluation.steps", "2",
     ]  # fmt: skip
     command = [sys.executable, "-m", "bilevel_distillation", "run", "--devices", "all",
                "--distributed", *config, "--out", str(out)]  # fmt: skip

@@ -61,6 +61,14 @@ def colour():
     )
 
 
+@pytest.fixture(scope="module")
+def checkerboard(colour):
+    """Whitened as four small images."""
+    whitening = np.random.default_rng(1).normal(size=(18, 18)).astype(np.float32)
+    preprocessor = dataclasses.replace(colour.preprocessor, whitening=whitening)
+    return dataclasses.replace(colour, preprocessor=preprocessor)
+
+
 @pytest.fixture
 def example():
     spec = importlib.util.spec_from_file_location("train_on_distilled", EXAMPLE)
@@ -111,7 +119,7 @@ def test_datasets_reads_the_folder(which, request, tmp_path):
     assert arrays["pixels"].dtype == np.float32
 
 
-@pytest.mark.parametrize("which", ["digits", "colour"])
+@pytest.mark.parametrize("which", ["digits", "colour", "checkerboard"])
 def test_the_code_in_the_card_runs_and_preprocesses_as_we_do(which, request, tmp_path):
     distilled = request.getfixturevalue(which)
     folder = export(distilled, tmp_path / "out", "hf")

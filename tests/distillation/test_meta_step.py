@@ -11,7 +11,6 @@ import optax
 import pytest
 
 from bilevel_distillation import METHODS, RunConfig, resolve
-from bilevel_distillation._distillation import first_state, make_recipe
 from bilevel_distillation._meta_step import (
     Draws,
     Rates,
@@ -21,6 +20,7 @@ from bilevel_distillation._meta_step import (
     meta_step,
 )
 from bilevel_distillation._pool import take
+from bilevel_distillation._recipe import first_state, make_recipe
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -59,7 +59,9 @@ def prepare(**changes):
         CLASSES,
     )
     recipe = make_recipe(replace(config, out=TINY.out), SHAPE, CLASSES, SAMPLES)
-    state = doubled(first_state(recipe, config, training))
+    n = config.ipc * CLASSES
+    labels = np.asarray(training.labels[:n])
+    state = doubled(first_state(recipe, config, training.images[:n], labels, CLASSES))
     rates = Rates(jnp.asarray(1e-3), jnp.asarray(1.0))
     return (recipe, training), eqx.tree_at(lambda s: s.rates, state, rates)
 
@@ -251,3 +253,19 @@ def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64):
         warnings.simplefilter("error")
         after, _ = compiled_meta_step(fixed, copy(start), draw(0))
     assert distance(after.coreset, expected.coreset) < 1e-6
+
+
+def test_the_coresets_rate_falls_by_a_cosine(x64):
+    updates = {}
+    for decay in (1.0, 0.1):
+        (recipe, _), state = prepare(coreset_decay=decay, iterations=8)
+        optimiser, held = recipe.optimiser, state.optimiser
+        gradient = jax.tree.map(jnp.ones_like, state.coreset)
+        updates[decay] = []
+        for _ in range(9):
+            update, held = optimiser.update(gradient, held, state.coreset)
+            updates[decay].append(update)
+    for i, (one, other) in enumerate(zip(updates[0.1], updates[1.0], strict=True)):
+        share = 0.1 + 0.9 * (1 + np.cos(np.pi * i / 8)) / 2
+        np.testing.assert_allclose(one.images, share * other.images, rtol=1e-5)
+        np.testing.assert_allclose(one.log_temperature, other.log_temperature, rtol=1e-5)

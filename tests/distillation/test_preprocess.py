@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bilevel_distillation.data import Preprocessor, load
+from bilevel_distillation.data import Preprocessor, _preprocess, load
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,23 @@ def test_arrays_there_and_back(colour, zca, tmp_path):
     np.testing.assert_array_equal(again(colour[:20]), preprocessor(colour[:20]))
 
 
+def test_large_images_are_whitened_as_on_a_checkerboard(colour, monkeypatch):
+    monkeypatch.setattr(_preprocess, "_MOST", 16)
+    preprocessor = Preprocessor.fit(colour, zca=True)
+    assert preprocessor.stride == 2
+    plain = Preprocessor.fit(colour, zca=False)(colour)
+    apart = [plain[:, i::2, j::2].reshape(len(plain), 12) for i in (0, 1) for j in (0, 1)]
+    covariance = np.mean([one.T @ one / len(one) for one in apart], axis=0)
+    values, vectors = np.linalg.eigh(covariance + 0.1 * np.trace(covariance) / 12 * np.eye(12))
+    whitening = (vectors / np.sqrt(values)) @ vectors.T
+    out = preprocessor(colour)
+    for (i, j), one in zip([(0, 0), (0, 1), (1, 0), (1, 1)], apart, strict=True):
+        found = out[:, i::2, j::2].reshape(len(out), 12)
+        np.testing.assert_allclose(found, one @ whitening, atol=1e-4)
+    again = Preprocessor.from_arrays(preprocessor.to_arrays())
+    np.testing.assert_array_equal(again.inverse(out), colour)
+
+
 def test_refusals(colour):
     preprocessor = Preprocessor.fit(colour, zca=False)
     with pytest.raises(ValueError, match=r"dtype float64.*as uint8"):
@@ -83,8 +100,8 @@ def test_refusals(colour):
         Preprocessor.fit(colour * np.array([1, 0, 1], np.uint8), zca=False)
     with pytest.raises(ValueError, match="regularization is 0"):
         Preprocessor.fit(colour, zca=True, regularization=0.0)
-    with pytest.raises(ValueError, match="lower resolution"):
-        Preprocessor.fit(np.zeros((1, 128, 128, 3), np.uint8), zca=True)
+    with pytest.raises(ValueError, match="another resolution or set zca=False"):
+        Preprocessor.fit(np.zeros((1, 127, 127, 3), np.uint8), zca=True)
     with pytest.raises(ValueError, match=r"fitted to images of shape \(4, 4, 3\)"):
         preprocessor(colour[:, :2])
     with pytest.raises(ValueError, match="NaN"):
@@ -92,7 +109,7 @@ def test_refusals(colour):
     with pytest.raises(ValueError, match="arrays lack std"):
         Preprocessor.from_arrays({"mean": preprocessor.mean, "image_shape": np.array([4, 4, 3])})
     with pytest.raises(ValueError, match="whitening has shape"):
-        Preprocessor(preprocessor.mean, preprocessor.std, (4, 4, 3), np.eye(3, dtype=np.float32))
+        Preprocessor(preprocessor.mean, preprocessor.std, (4, 4, 3), np.eye(5, dtype=np.float32))
 
 
 @pytest.mark.slow

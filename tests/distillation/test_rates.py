@@ -8,10 +8,10 @@ import pytest
 from bilevel.inverse_hvp import SGD
 from bilevel.solvers import GradientDescent
 from bilevel_distillation import RunConfig, resolve
-from bilevel_distillation._distillation import first_state, make_recipe
 from bilevel_distillation._meta_step import Training, optax_adam
 from bilevel_distillation._pool import take
 from bilevel_distillation._rates import BACK_OFF, RAISE, tune_rates, watch_rate
+from bilevel_distillation._recipe import first_state, make_recipe
 
 SHAPE, CLASSES, STEPS = (4, 4, 1), 2, 5
 
@@ -24,7 +24,7 @@ def problem():
         jax.random.normal(jax.random.key(0), (8, *SHAPE)), jnp.arange(8, dtype=jnp.int32) % 2, 2
     )
     recipe = make_recipe(config, SHAPE, CLASSES, 8)
-    state = first_state(recipe, config, training)
+    state = first_state(recipe, config, training.images[:2], np.arange(2), CLASSES)
     network = take(state.pool, jnp.asarray(0)).network
     return recipe, state.coreset, network, training.images, jnp.eye(2)[training.labels]
 

@@ -55,10 +55,16 @@ def preprocess(pictures):  # uint8 [n, {height}, {width}, {channels}] -> float32
 {provenance}
 """
 
-_FLIP_CODE = """images = np.concatenate([images, images[:, :, ::-1]])  # the mirror images
+FLIP_CODE = """images = np.concatenate([images, images[:, :, ::-1]])  # the mirror images
 labels = np.concatenate([labels, labels])
 """
 _WHITEN_CODE = """    x = (x.reshape(len(x), -1) @ stored["whitening"]).reshape(x.shape)
+"""
+_WHITEN_SPLIT_CODE = """    n, h, w, c = x.shape  # every {stride}th row and column is one image
+    x = x.reshape(n, h // {stride}, {stride}, w // {stride}, {stride}, c)
+    x = x.transpose(0, 2, 4, 1, 3, 5)
+    x = (x.reshape(n * {stride}**2, -1) @ stored["whitening"]).reshape(x.shape)
+    x = x.transpose(0, 3, 1, 4, 2, 5).reshape(n, h, w, c)
 """
 
 
@@ -82,14 +88,21 @@ def card(distilled: DistilledSet) -> str:
             if distilled.flip
             else "The images are used as they are, without mirror images."
         ),
-        flip_code=_FLIP_CODE if distilled.flip else "",
-        whiten_code=_WHITEN_CODE if zca else "",
+        flip_code=FLIP_CODE if distilled.flip else "",
+        whiten_code=whiten_code(distilled.preprocessor.stride),
         preprocess_sentence=(
             "`preprocess.npz` holds the mean and deviation of each channel of the original "
             f"training images, with pixels from 0 to 1{', and the ZCA matrix' if zca else ''}."
         ),
         provenance=_provenance(distilled),
     )
+
+
+def whiten_code(stride: int | None) -> str:
+    """Lines of `preprocess` that whiten `x` with what is `stored`; none without ZCA."""
+    if stride is None or stride == 1:
+        return "" if stride is None else _WHITEN_CODE
+    return _WHITEN_SPLIT_CODE.format(stride=stride)
 
 
 def _header(title: str, n: int) -> str:

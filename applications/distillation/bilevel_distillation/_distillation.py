@@ -1,41 +1,26 @@
 """A distillation as an object: prepared data, a state, and a step that moves it on."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, PyTree
 
-from ._config import EvaluationConfig, RunConfig, resolve
-from ._coreset import Coreset, centred_one_hot, choose_per_class
+from ._config import RunConfig, resolve
 from ._devices import gather, make_mesh, spread
 from ._distilled import DistilledSet
-from ._evaluation import evaluate
-from ._exact import Exact
-from ._meta_step import (
-    Draws,
-    Metrics,
-    Rates,
-    Recipe,
-    State,
-    Training,
-    compiled_meta_step,
-    meta_step,
-)
-from ._methods import make_method
-from ._pool import MakeNetwork, make_pool, take
+from ._initial import initial_images
+from ._makers import check_judges, check_network, distilling_maker
+from ._meta_step import Draws, Metrics, Rates, Recipe, State, compiled_meta_step, meta_step
+from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
-from .data import ImageData, Preprocessor, check_images_per_class, load
-from .networks import ConvNet, check_size, relu, smooth_relu
+from ._recipe import first_state, make_recipe, what_compiles
+from ._training_data import Training, Transform, choose_storage
+from .data import ImageData, Preprocessor, check_images_per_class, load, sample
 
 WATCH_EVERY = 50
 
@@ -64,12 +49,15 @@ class Distillation:
         config: RunConfig,
         data: ImageData | None = None,
         preprocessor: Preprocessor | None = None,
+        make_network: MakeNetwork | None = None,
     ):
         """
         Args:
             config: settings; those that are None are filled in from the data set.
             data: images and labels, if not those that `config.dataset` names.
             preprocessor: fitted already; None: it is fitted on the training images.
+            make_network: a function from a key to a network that distils, in place of the ConvNet
+                of `config`, whose width, depth, padding and norm then do nothing.
 
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
@@ -77,29 +65,44 @@ class Distillation:
         self.mesh = make_mesh(config.devices)
         self.data = load_data(config) if data is None else data
         self.config = resolve(config, self.data.image_shape, self.data.classes)
-        check(self.config, self.data)
+        check(self.config, self.data, make_network)
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
         self.preprocessor = preprocessor
-        training = Training(
-            jnp.asarray(self.preprocessor(self.data.train_images)),
-            jnp.asarray(self.data.train_labels),
-            self.data.classes,
-        )
         self.recipe = make_recipe(
-            _what_compiles(self.config),
+            what_compiles(self.config),
             self.data.image_shape,
             self.data.classes,
             self.data.train_images.shape[0],
+            make_network,
         )
-        self.state = spread(self.mesh, first_state(self.recipe, self.config, training))
-        self.training = spread(self.mesh, training)
+        self._is_own = make_network is not None
+        images, labels = initial_images(
+            self.config, self.data, self.preprocessor, self.recipe.make_network
+        )
+        state = first_state(
+            self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
+        )
+        self.state = spread(self.mesh, state)
+        self.resident = self._keep()
+        self._ahead: dict[int, tuple[Training, Draws]] = {}
         self.iteration = 0
         self.seconds = 0.0
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
         dispatched = jax.default_backend() == "cpu" and self.mesh is None
         self._step = meta_step if dispatched else compiled_meta_step
+
+    @property
+    def training(self) -> Training:
+        """All training images on the device.
+
+        Raises:
+            ValueError: they stay in the host's memory.
+        """
+        if self.resident is None:
+            raise ValueError("storage='host' keeps no training images on the device: use bytes.")
+        return self.resident
 
     @property
     def total(self) -> int:
@@ -114,18 +117,17 @@ class Distillation:
 
     def next_arguments(self) -> tuple[tuple[Recipe, Training], State, Draws]:
         """What the next meta-iteration is called with."""
-        return (self.recipe, self.training), self.state, self._draw(self.iteration + 1)
+        training, draws = self._get(self.iteration + 1)
+        return (self.recipe, training), self.state, draws
 
     def tune(self) -> Rates:
         """Find Adam's rates, where the method and the way of solving have any."""
         if self.recipe.has_rates:
-            draws = self._draw(0)
+            training, draws = self._get(0)
             state = self.whole_state()
             network = take(state.pool, draws.model).network
-            images, labels = gather(
-                self.mesh, (self.training.images[draws.rows], self.training.labels[draws.rows])
-            )
-            targets = jax.nn.one_hot(labels, self.training.classes)
+            network = with_statistics(network, state.coreset, self.recipe.method.flip)
+            images, targets = gather(self.mesh, training.batch(draws.rows))
             with jax.default_matmul_precision(self.config.precision):
                 rates = tune_rates(self.recipe, state.coreset, network, images, targets)
             self.state = eqx.tree_at(lambda s: s.rates, self.state, rates)
@@ -142,6 +144,8 @@ class Distillation:
             self.state, metrics = self._step(*arguments)
         self._in_flight = metrics
         self.iteration += 1
+        if self.resident is None:
+            self._ahead = {self.iteration + 1: self._get(self.iteration + 1)}
         if self.recipe.has_rates:
             self._courses.append(metrics.course())
             if self.iteration % WATCH_EVERY == 0:
@@ -173,13 +177,16 @@ class Distillation:
                 "ipc": config.ipc,
                 "seed": config.seed,
                 "iterations": self.iteration,
-                "network": "ConvNet",
-                "width": config.width,
-                "depth": config.depth,
-                "padding": config.padding,
+                **self._describe_network(),
                 "version": version("bilevel-distillation"),
             },
         )
+
+    def _describe_network(self) -> dict[str, Any]:
+        if self._is_own:
+            return {"network": type(self.state.pool.networks).__name__}
+        names = ("width", "depth", "padding", "norm")
+        return {"network": "ConvNet"} | {name: getattr(self.config, name) for name in names}
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint must hold beside `state`; JSON-able."""
@@ -199,13 +206,39 @@ class Distillation:
             adjoint = watch_rate(adjoint, courses[:, 2], courses[:, 3])
         return Rates(jnp.asarray(inner), jnp.asarray(adjoint))
 
+    def _keep(self) -> Training | None:
+        """All training images on the device; None where they stay in the host's memory."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        storage = choose_storage(self.config.storage, self.data.train_images, devices)
+        labels, classes = jnp.asarray(self.data.train_labels), self.data.classes
+        if storage == "floats":
+            images = jnp.asarray(self.preprocessor(self.data.train_images))
+            return spread(self.mesh, Training(images, labels, classes))
+        self._transform = Transform.make(self.preprocessor)
+        if storage == "host":
+            return None
+        images = jnp.asarray(self.data.train_images)
+        return spread(self.mesh, Training(images, labels, classes, self._transform))
+
+    def _get(self, iteration: int) -> tuple[Training, Draws]:
+        """What a meta-iteration draws, and what it draws from."""
+        if iteration in self._ahead:
+            return self._ahead[iteration]
+        draws = self._draw(iteration)
+        if self.resident is not None:
+            return self.resident, draws
+        rows = np.asarray(draws.rows)
+        images = jnp.asarray(self.data.train_images[rows])
+        labels = jnp.asarray(self.data.train_labels[rows])
+        batch = Training(images, labels, self.data.classes, self._transform)
+        return spread(self.mesh, batch), replace(draws, rows=jnp.arange(len(rows)))
+
     def _draw(self, iteration: int) -> Draws:
         """The random choices of an iteration: a function of the seed and its number alone."""
         config = self.config
         rng = np.random.default_rng([config.seed, 1, iteration])
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), iteration)
-        samples = self.training.images.shape[0]
-        rows = rng.choice(samples, self.recipe.batch_size, replace=False)
+        rows = rng.choice(len(self.data.train_labels), self.recipe.batch_size, replace=False)
         return Draws(
             model=jnp.asarray(rng.integers(config.pool_size), jnp.int32),
             pool_steps=jnp.asarray(rng.integers(1, config.pool_steps + 1), jnp.int32),
@@ -215,8 +248,8 @@ class Distillation:
 
 
 def load_data(config: RunConfig) -> ImageData:
-    """The data set that a config names."""
-    return load(
+    """The data set that a config names, or that part of it which the run sees."""
+    data = load(
         config.dataset,
         image_column=config.image_column,
         label_column=config.label_column,
@@ -224,206 +257,24 @@ def load_data(config: RunConfig) -> ImageData:
         test_split=config.test_split,
         resolution=config.resolution,
     )
+    return data if config.samples is None else sample(data, config.samples, config.seed)
 
 
-def check(config: RunConfig, data: ImageData) -> None:
-    """Raise where a complete config does not fit the data."""
+def check(config: RunConfig, data: ImageData, make_network: MakeNetwork | None = None) -> None:
+    """Raise where a complete config, or a network of the user's own, does not fit the data."""
     check_images_per_class(data, config.ipc)
     if config.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "float64=True needs 64-bit numbers, which jax has switched off: call "
             "`jax.config.update('jax_enable_x64', True)` at the start of the program."
         )
-    height, width, channels = data.image_shape
-    assert config.depth is not None and config.padding is not None
-    check_size(height, width, config.depth, config.padding)
-    if config.zca and channels == 1:
+    if config.zca and data.image_shape[2] == 1:
         raise ValueError(
             f"zca=True whitens colour images, and {data.name!r} is gray: use --no-zca."
         )
-
-
-@cache
-def network_maker(
-    width: int | None,
-    depth: int | None,
-    padding: int | None,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    *,
-    smooth: bool,
-) -> MakeNetwork:
-    """A function from a key to a fresh network."""
-    assert width is not None and depth is not None and padding is not None
-
-    def make_network(key):
-        return ConvNet(
-            image_shape,
-            classes,
-            width=width,
-            depth=depth,
-            padding=padding,
-            activation=smooth_relu if smooth else relu,
-            dtype=jnp.float32,
-            key=key,
-        )
-
-    return make_network
-
-
-def _what_compiles(config: RunConfig) -> RunConfig:
-    """The config with all settings levelled that no compiled function depends on."""
-    return replace(
-        config,
-        out=Path(),
-        seed=0,
-        iterations=None,
-        curve_points=1,
-        checkpoint_seconds=0.0,
-        evaluation=EvaluationConfig(),
-    )
-
-
-@cache
-def make_recipe(
-    config: RunConfig, image_shape: tuple[int, int, int], classes: int, samples: int
-) -> Recipe:
-    """The recipe of a complete config; the same object for the same settings, so that what was
-    compiled for one run serves the next.
-    """
-    assert config.ridge_rate is not None and config.batch_size is not None
-    mesh = make_mesh(config.devices)
-    # Parts of a few rows would leave most devices idle.
-    in_caches = jax.default_backend() == "cpu" and mesh is None
-    optimiser = optax.partition(
-        {
-            "coreset": optax.adabelief(config.coreset_rate),
-            "temperature": optax.adabelief(config.temperature_rate),
-        },
-        _rate_names,
-    )
-    return Recipe(
-        method=make_method(
-            config.method,
-            ridge_rate=config.ridge_rate,
-            flip=bool(config.flip),
-            microbatch=config.microbatch or (32 if in_caches else None),
-            subset=config.n_subset,
-        ),
-        solve=config.solve,
-        exact=Exact(
-            config.linear_solver,
-            config.tolerance,
-            config.max_cg_steps,
-            "float64" if config.float64 else None,
-            config.remat,
-            config.n_subset,
-        ),
-        adam_steps=config.adam_steps,
-        clip_implicit=config.clip_implicit,
-        optimiser=optimiser,
-        average=optax.ema(config.average_decay, debias=True),
-        pool_optimiser=optax.adam(config.pool_rate),
-        make_network=network_maker(
-            config.width,
-            config.depth,
-            config.padding,
-            image_shape,
-            classes,
-            smooth=bool(config.smooth),
-        ),
-        batch_size=min(config.batch_size, samples),
-        most_pool_steps=config.most_pool_steps,
-        mesh=mesh,
-    )
-
-
-def _rate_names(coreset: Coreset) -> PyTree[str]:
-    """Which of the optimiser's two rates each leaf has."""
-    names = ["coreset", "coreset", "temperature"]
-    return jax.tree.unflatten(jax.tree.structure(coreset), names)
-
-
-def first_state(recipe: Recipe, config: RunConfig, training: Training) -> State:
-    """The state before the first meta-iteration: random real images, fresh networks."""
-    labels = np.asarray(training.labels)
-    rng = np.random.default_rng([config.seed, 0])
-    rows = choose_per_class(labels, training.classes, config.ipc, rng)
-    coreset = Coreset(
-        training.images[rows],
-        jnp.asarray(centred_one_hot(labels[rows], training.classes)),
-        jnp.zeros((), training.images.dtype),
-    )
-    pool_key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    return State(
-        coreset=coreset,
-        optimiser=recipe.optimiser.init(coreset),  # pyright: ignore
-        averaged=jax.tree.map(jnp.array, coreset),
-        average=recipe.average.init(coreset),  # pyright: ignore
-        pool=make_pool(recipe.make_network, recipe.pool_optimiser, config.pool_size, pool_key),
-        rates=Rates(jnp.asarray(1e-3, jnp.float32), jnp.asarray(1.0, jnp.float32)),
-    )
-
-
-class Held(eqx.Module):
-    """The held-out images, preprocessed, on the device."""
-
-    images: Float[Array, "n height width channels"]
-    labels: Int[Array, " n"]
-
-
-def hold(data: ImageData, preprocessor: Preprocessor) -> Held:
-    """Preprocess the held-out images."""
-    return Held(jnp.asarray(preprocessor(data.test_images)), jnp.asarray(data.test_labels))
-
-
-def judge(
-    config: RunConfig,
-    held: Held,
-    distilled: DistilledSet,
-    *,
-    seed: int = 0,
-    done: Callable[[float], None] = lambda accuracy: None,
-) -> list[float]:
-    """Test accuracies of networks trained on a distilled set, by the config's recipe.
-
-    Args:
-        config: complete settings: the network, the evaluation, the seed.
-        held: the held-out images.
-        distilled: what to train on.
-        seed: another one gives other networks.
-        done: called with each accuracy as it comes.
-    """
-    coreset = Coreset(jnp.asarray(distilled.images), jnp.asarray(distilled.labels), jnp.zeros(()))
-    images, labels = coreset.support(distilled.flip)
-    height, width, channels = distilled.images.shape[1:]
-    classes = distilled.labels.shape[1]
-    shape = (height, width, channels)
-    maker = network_maker(config.width, config.depth, config.padding, shape, classes, smooth=False)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), seed)
-    return evaluate(images, labels, held.images, held.labels, maker, config.evaluation, key, done)
-
-
-def judge_random_subsets(
-    config: RunConfig,
-    data: ImageData,
-    held: Held,
-    distilled: DistilledSet,
-    *,
-    done: Callable[[float], None] = lambda accuracy: None,
-) -> list[float]:
-    """The same for random subsets of the same size, a new one for each network."""
-    accuracies = []
-    one = replace(config, evaluation=replace(config.evaluation, networks=1))
-    for i in range(config.evaluation.networks):
-        rng = np.random.default_rng([config.seed, 2, i])
-        rows = choose_per_class(data.train_labels, data.classes, config.ipc, rng)
-        labels = data.train_labels[rows]
-        subset = replace(
-            distilled,
-            images=distilled.preprocessor(data.train_images[rows]),
-            labels=centred_one_hot(labels, data.classes),
-            classes=labels.astype(np.int32),
-        )
-        accuracies += judge(one, held, subset, seed=i, done=done)
-    return accuracies
+    shape, classes = data.image_shape, data.classes
+    if make_network is not None:
+        check_network(make_network, shape, classes)
+        return
+    eqx.filter_eval_shape(distilling_maker(config, shape, classes), jax.random.key(0))
+    check_judges(config, shape, classes)

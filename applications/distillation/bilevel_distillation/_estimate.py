@@ -56,7 +56,7 @@ def estimate(config: RunConfig) -> Estimate:
     """
     distillation = Distillation(config)
     distillation.tune()
-    resident = _bytes((distillation.state, distillation.training))
+    resident = _bytes((distillation.state, distillation.resident or ()))
     began = time.monotonic()
     if distillation.is_one_program:
         memory = _of_one_program(distillation)

@@ -15,12 +15,23 @@ from bilevel import Hypergradient, hypergradient
 from bilevel.inverse_hvp import CG, SGD
 from bilevel.solvers import GradientDescent
 
+from ._augmentation import augment
 from ._coreset import Coreset
 from ._devices import constrain, pick
 from ._exact import Exact, MetaGradient, exact_gradient
 from ._methods import AbstractLinearized, AbstractMethod
 from ._parts import compiled
-from ._pool import MakeNetwork, Member, Pool, make_member, put, take, train_step
+from ._pool import (
+    MakeNetwork,
+    Member,
+    Pool,
+    make_member,
+    put,
+    take,
+    train_step,
+    with_statistics,
+)
+from ._training_data import Training
 from .networks import AbstractNetwork
 
 Solve = Literal["exact", "adam"]
@@ -50,6 +61,7 @@ class Recipe(eqx.Module):
         make_network: a fresh network from a key.
         batch_size: real images a meta-iteration.
         most_pool_steps: the age at which a network of the pool is replaced.
+        augment: change the distilled images at random in each meta-gradient.
         mesh: the devices, where there are several and the step is compiled whole.
     """
 
@@ -64,6 +76,7 @@ class Recipe(eqx.Module):
     make_network: MakeNetwork = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     most_pool_steps: int = eqx.field(static=True)
+    augment: bool = eqx.field(default=False, static=True)
     mesh: Mesh | None = eqx.field(default=None, static=True)
 
     @property
@@ -121,20 +134,6 @@ class Draws(eqx.Module):
     pool_steps: Int[Array, ""]
     rows: Int[Array, " batch"]
     key: PRNGKeyArray
-
-
-class Training(eqx.Module):
-    """The real data on the device.
-
-    Attributes:
-        images: preprocessed, shape (n, height, width, channels).
-        labels: shape (n,).
-        classes: their number.
-    """
-
-    images: Float[Array, "n height width channels"]
-    labels: Int[Array, " n"]
-    classes: int = eqx.field(static=True)
 
 
 class Metrics(eqx.Module):
@@ -213,9 +212,36 @@ def coreset_gradient(
 ) -> "MetaGradient | Hypergradient | DirectGradient":
     """The hypergradient of the outer loss on a batch with respect to the coreset.
 
-    `key` draws the distilled images that are differentiated, where not all are.
+    `key` draws the distilled images that are differentiated, where not all are, and how they are
+    augmented. The statistics of batch normalisation are those of the coreset, and held fixed.
     """
+    if not recipe.augment:
+        return _coreset_gradient(recipe, coreset, network, rates, images, targets, key)
+    changed = _augmented(coreset, key)
+    result = _coreset_gradient(recipe, changed, network, rates, images, targets, key)
+
+    def parts(result):
+        return [getattr(result, name) for name in ("direct", "implicit") if hasattr(result, name)]
+
+    return eqx.tree_at(parts, result, [_to_stored(coreset, key, part) for part in parts(result)])
+
+
+@compiled
+def _augmented(coreset: Coreset, key: PRNGKeyArray) -> Coreset:
+    changed = augment(coreset.images, jax.random.fold_in(key, 1))
+    return Coreset(changed, coreset.labels, coreset.log_temperature)
+
+
+@compiled
+def _to_stored(coreset: Coreset, key: PRNGKeyArray, gradient: Coreset) -> Coreset:
+    """A derivative with respect to the augmented coreset, taken back to the stored one."""
+    _, pull = jax.vjp(lambda coreset: _augmented(coreset, key), coreset)
+    return pull(gradient)[0]
+
+
+def _coreset_gradient(recipe: Recipe, coreset: Coreset, network, rates, images, targets, key):
     method = recipe.method
+    network = with_statistics(network, coreset, method.flip)
     if recipe.solves_exactly:
         assert isinstance(method, AbstractLinearized)
         return exact_gradient(recipe.exact, method, coreset, network, images, targets, key)
@@ -276,8 +302,7 @@ def _take(mesh: Mesh | None, pool: Pool, index) -> Member:
 
 @compiled
 def _batch(training: Training, rows):
-    targets = jax.nn.one_hot(training.labels[rows], training.classes, dtype=training.images.dtype)
-    return training.images[rows], targets
+    return training.batch(rows)
 
 
 @compiled

@@ -2,8 +2,8 @@
 
 from ._devices import layout as layout
 from ._devices import make_mesh as make_mesh
-from ._distillation import first_state as first_state
-from ._distillation import make_recipe as make_recipe
+from ._estimate import Estimate as Estimate
+from ._estimate import estimate as estimate
 from ._exact import Exact as Exact
 from ._exact import MetaGradient as MetaGradient
 from ._exact import exact_gradient as exact_gradient
@@ -12,7 +12,6 @@ from ._meta_step import Metrics as Metrics
 from ._meta_step import Rates as Rates
 from ._meta_step import Recipe as Recipe
 from ._meta_step import State as State
-from ._meta_step import Training as Training
 from ._meta_step import coreset_gradient as coreset_gradient
 from ._meta_step import meta_step as meta_step
 from ._output_space import Solution as Solution
@@ -22,3 +21,6 @@ from ._pool import Pool as Pool
 from ._pool import put as put
 from ._pool import take as take
 from ._pool import train_step as train_step
+from ._recipe import first_state as first_state
+from ._recipe import make_recipe as make_recipe
+from ._training_data import Training as Training

@@ -6,3 +6,4 @@ from ._load import load as load
 from ._preprocess import Preprocessor as Preprocessor
 from ._presets import PRESETS as PRESETS
 from ._presets import Preset as Preset
+from ._sample import sample as sample

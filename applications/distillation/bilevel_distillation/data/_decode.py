@@ -1,10 +1,12 @@
 """From image files in a column to one array of pixels."""
 
 import io
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -13,9 +15,15 @@ else:  # heavy imports wait until they are used
     Dataset = Image = Any
 
 
+_log = logging.getLogger(__name__)
+
+MOST_BROKEN = 0.1
+"""Share of the images that may be left out."""
+
+
 def decode_images(
     rows: Dataset, column: str, resolution: int | None, where: str
-) -> UInt8[np.ndarray, "n height width 3"]:
+) -> tuple[UInt8[np.ndarray, "n height width 3"], Int[np.ndarray, " n"]]:
     """Decode an image column to pixels; gray pictures get three equal channels.
 
     The column's Arrow buffers are read directly: making a Python row for each image, as indexing
@@ -27,36 +35,45 @@ def decode_images(
         resolution: if given, the shorter side is resized to it and the middle square kept.
         where: the name of the split, for messages.
 
+    Returns:
+        The pixels, and the rows that they are of: images that cannot be decoded are left out, and
+        a warning names them.
+
     Raises:
-        ValueError: if an image cannot be decoded, or sizes differ and `resolution` is None.
+        ValueError: if more than a tenth of the images cannot be decoded, or sizes differ and
+            `resolution` is None.
     """
     feature = rows.features[column]
     pixels: np.ndarray | None = None
-    row = 0
+    kept: list[int] = []
+    broken: list[str] = []
+    row = -1
     for table in rows.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         for stored in table.column(column).to_pylist():  # pyright: ignore
+            row += 1
             try:
                 picture = _upright(_open(stored, feature))
                 if resolution is not None:
                     picture = _resize(picture, resolution)
                 image = np.asarray(picture)
             except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(
-                    f"the image in row {row} of {where} cannot be decoded ({error}); "
-                    "repair or remove that row."
-                ) from error
+                broken.append(f"{_named(stored, row)} ({error})")
+                continue
             if pixels is None:
                 pixels = np.empty((len(rows), *image.shape[:2], 3), np.uint8)
             if image.shape[:2] != pixels.shape[1:3]:
                 raise ValueError(
-                    f"images of {where} differ in size (row 0 is {_size(pixels[0])}, row {row} is "
-                    f"{_size(image)}); give resolution= to resize and crop them all to one size."
+                    f"images of {where} differ in size (row {kept[0]} is {_size(pixels[0])}, row "
+                    f"{row} is {_size(image)}); give resolution= to resize and crop them all to "
+                    "one size."
                 )
-            pixels[row] = image if image.ndim == 3 else image[:, :, None]
-            row += 1
+            pixels[len(kept)] = image if image.ndim == 3 else image[:, :, None]
+            kept.append(row)
+    if broken:
+        _tell(broken, row + 1, where)
     if pixels is None:
         raise ValueError(f"{where} holds no images; choose another split.")
-    return pixels
+    return pixels[: len(kept)], np.asarray(kept)
 
 
 def is_gray(images: UInt8[np.ndarray, "n height width 3"]) -> bool:
@@ -65,6 +82,20 @@ def is_gray(images: UInt8[np.ndarray, "n height width 3"]) -> bool:
         bool((block == block[..., :1]).all())
         for block in (images[start : start + 256] for start in range(0, len(images), 256))
     )
+
+
+def _tell(broken: list[str], total: int, where: str) -> None:
+    """Of images that cannot be decoded: a warning, or an error where they are too many."""
+    names = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+    found = f"{len(broken)} of {total} images of {where} cannot be decoded"
+    if len(broken) > MOST_BROKEN * total:
+        raise ValueError(f"{found}: {names}; repair or remove them.")
+    _log.warning("%s and are left out: %s.", found, names)
+
+
+def _named(stored: Any, row: int) -> str:
+    path = stored["path"] if stored is not None else None
+    return f"row {row}" if path is None else "/".join(Path(path).parts[-2:])
 
 
 def _open(stored: Any, feature: Any) -> Image:

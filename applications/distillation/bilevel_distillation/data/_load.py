@@ -111,6 +111,8 @@ def load(
     where = f"split {train_split!r} of {name!r}"
     labels = read_labels(splits[train_split], label_column, class_names, where)
     if test_split is None:
+        images, kept = _pixels(splits[train_split], image_column, resolution, where)
+        labels = labels[kept]
         train, test = hold_out(labels, every=5)
         if not len(test):
             raise ValueError(
@@ -124,19 +126,19 @@ def load(
             len(labels),
         )
         train_labels, test_labels = labels[train], labels[test]
-        images = _pixels(splits[train_split], image_column, resolution, where)
         train_images, test_images = images[train], images[test]
     else:
-        train_labels = labels
         test_where = f"split {test_split!r} of {name!r}"
         test_labels = read_labels(splits[test_split], label_column, class_names, test_where)
-        test_images = _pixels(splits[test_split], image_column, resolution, test_where)
-        train_images = _pixels(splits[train_split], image_column, resolution, where)
+        test_images, kept = _pixels(splits[test_split], image_column, resolution, test_where)
+        test_labels = test_labels[kept]
+        train_images, kept = _pixels(splits[train_split], image_column, resolution, where)
+        train_labels = labels[kept]
     if is_gray(train_images) and is_gray(test_images):
         train_images = np.ascontiguousarray(train_images[..., :1])
         test_images = np.ascontiguousarray(test_images[..., :1])
     return ImageData(
-        name=Path(name).resolve().name if Path(name).is_dir() else name,
+        name=Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
@@ -145,7 +147,9 @@ def load(
     )
 
 
-def _pixels(rows: Dataset, column: str, resolution: int | None, where: str) -> np.ndarray:
+def _pixels(
+    rows: Dataset, column: str, resolution: int | None, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     import datasets
 
     if column not in rows.features:

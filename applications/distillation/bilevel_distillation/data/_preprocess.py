@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 _BLOCK = 4096
-_LARGEST_ZCA = 16384
+_MOST = 16384
+"""Values of an image that are whitened together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +24,17 @@ class Preprocessor:
     where the rows of $S$ are the standardised training images, $\bar e$ is the mean eigenvalue
     of $S^T S / n$ and $\rho$ the regularisation.
 
+    Images of more than 16,384 values (128 x 128 in colour) are whitened as on a checkerboard: with
+    a stride of 2, the pixels of even rows and even columns make one image, and so on: four images
+    of 64 x 64, all whitened by one W, that of their mean covariance.
+
     Attributes:
         mean: float32 [channels], of pixels in [0, 1].
         std: float32 [channels], of pixels in [0, 1].
         image_shape: height, width, channels.
-        whitening: the symmetric matrix W, float32 [pixels, pixels], pixels flattened in the order
-            height, width, channel; None without ZCA.
+        whitening: the symmetric matrix W, float32 [values, values] for the values of an image, or
+            of one of those that it is split into, flattened in the order height, width, channel;
+            None without ZCA.
     """
 
     mean: np.ndarray
@@ -39,11 +45,13 @@ class Preprocessor:
     def __post_init__(self) -> None:
         height, width, channels = (int(size) for size in self.image_shape)
         object.__setattr__(self, "image_shape", (height, width, channels))
-        pixels = height * width * channels
+        values = height * width * channels
+        if self.stride is not None:
+            values //= self.stride**2
         for argument, shape in (
             ("mean", (channels,)),
             ("std", (channels,)),
-            ("whitening", (pixels, pixels)),
+            ("whitening", (values, values)),
         ):
             array = getattr(self, argument)
             if array is None and argument == "whitening":
@@ -59,6 +67,15 @@ class Preprocessor:
             object.__setattr__(self, argument, array)
         if not (self.std > 0).all():
             raise ValueError(f"std is {self.std}; it must be positive in every channel.")
+
+    @property
+    def stride(self) -> int | None:
+        """Of the images that are whitened one by one; None without ZCA."""
+        if self.whitening is None:
+            return None
+        height, width, channels = self.image_shape
+        fits = {height * width * channels // s**2: s for s in _strides(height, width)}
+        return fits.get(len(self.whitening), 1)
 
     @classmethod
     def fit(
@@ -83,26 +100,30 @@ class Preprocessor:
                 constant, `regularization` is not positive, or images are too large for ZCA.
         """
         _check_pixels(images)
-        pixels = int(np.prod(images.shape[1:]))
         if zca and not regularization > 0:
             raise ValueError(f"regularization is {regularization}; give a positive number.")
-        if zca and pixels > _LARGEST_ZCA:
+        height, width, channels = images.shape[1:]
+        fitting = (s for s in _strides(height, width) if height * width * channels <= _MOST * s**2)
+        stride = next(fitting, None)
+        if zca and stride is None:
             raise ValueError(
-                f"zca needs a matrix of {pixels} x {pixels} for images of shape "
-                f"{images.shape[1:]}; load them at a lower resolution or set zca=False."
+                f"zca needs a matrix of {height * width * channels} x {height * width * channels} "
+                f"for images of shape {images.shape[1:]}, which no small stride splits evenly; "
+                "load them at another resolution or set zca=False."
             )
         mean, std = _channel_statistics(images)
         standardise = cls(mean, std, images.shape[1:])
-        if not zca:
+        if not zca or stride is None:
             return standardise
-        covariance = np.zeros((pixels, pixels))
+        values = height * width * channels // stride**2
+        covariance = np.zeros((values, values))
         for start in range(0, len(images), _BLOCK):
-            block = standardise(images[start : start + _BLOCK]).reshape(-1, pixels)
+            block = _split(standardise(images[start : start + _BLOCK]), stride)
             covariance += block.T @ block
-        covariance /= len(images)
-        covariance[np.diag_indices(pixels)] += regularization * np.trace(covariance) / pixels
-        values, vectors = np.linalg.eigh(covariance)
-        whitening = (vectors * values**-0.5) @ vectors.T
+        covariance /= len(images) * stride**2
+        covariance[np.diag_indices(values)] += regularization * np.trace(covariance) / values
+        roots, vectors = np.linalg.eigh(covariance)
+        whitening = (vectors * roots**-0.5) @ vectors.T
         return cls(mean, std, images.shape[1:], whitening.astype(np.float32))
 
     def __call__(self, images: np.ndarray) -> Float32[np.ndarray, "n height width channels"]:
@@ -118,10 +139,7 @@ class Preprocessor:
         out = np.empty(images.shape, np.float32)
         for start in range(0, len(images), _BLOCK):
             block = images[start : start + _BLOCK] * scale - shift
-            if self.whitening is not None:
-                flat = block.reshape(len(block), -1) @ self.whitening
-                block = flat.reshape(block.shape)
-            out[start : start + _BLOCK] = block
+            out[start : start + _BLOCK] = self._each(block, self.whitening)
         return out
 
     def inverse(self, images: np.ndarray) -> UInt8[np.ndarray, "n height width channels"]:
@@ -134,9 +152,7 @@ class Preprocessor:
         self._check_shape(images)
         if not np.isfinite(images).all():
             raise ValueError("images hold NaN or infinity; only finite images can be shown.")
-        if self._unwhitening is not None:
-            flat = images.reshape(len(images), self._unwhitening.shape[0])
-            images = (flat @ self._unwhitening).reshape(images.shape)
+        images = self._each(images, self._unwhitening)
         pixels = (images * self.std + self.mean) * 255
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
@@ -171,12 +187,37 @@ class Preprocessor:
             return None
         return np.linalg.inv(self.whitening.astype(np.float64)).astype(np.float32)
 
+    def _each(self, images: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+        """Standardised images, or what they are split into, times a matrix."""
+        if matrix is None or self.stride is None:
+            return images
+        return _join(_split(images, self.stride) @ matrix, self.stride, images.shape)
+
     def _check_shape(self, images: np.ndarray) -> None:
         if images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"images have shape {images.shape}, but the preprocessor was fitted to images of "
                 f"shape {self.image_shape}; give [n, *{self.image_shape}]."
             )
+
+
+def _strides(height: int, width: int) -> list[int]:
+    return [stride for stride in (1, 2, 4) if height % stride == 0 and width % stride == 0]
+
+
+def _split(images: np.ndarray, stride: int) -> np.ndarray:
+    """Every so manieth pixel of every so manieth row, from each beginning: shape
+    (n stride^2, values).
+    """
+    n, height, width, channels = images.shape
+    apart = images.reshape(n, height // stride, stride, width // stride, stride, channels)
+    return apart.transpose(0, 2, 4, 1, 3, 5).reshape(n * stride**2, -1)
+
+
+def _join(rows: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    n, height, width, channels = shape
+    apart = rows.reshape(n, stride, stride, height // stride, width // stride, channels)
+    return apart.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
 def _channel_statistics(

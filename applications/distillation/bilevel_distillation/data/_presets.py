@@ -30,5 +30,17 @@ PRESETS: dict[str, Preset] = {
     "mnist": Preset("ylecun/mnist"),
     "fashion_mnist": Preset("zalando-datasets/fashion_mnist"),
     "cifar10": Preset("uoft-cs/cifar10", image_column="img"),
+    "cifar100": Preset("uoft-cs/cifar100", image_column="img", label_column="fine_label"),
+    "tiny_imagenet": Preset("zh-plus/tiny-imagenet", test_split="valid", resolution=64),
+    "cub200": Preset("bentrevett/caltech-ucsd-birds-200-2011", resolution=32),
+    "imagenette": Preset(
+        "frgfm/imagenette", config="160px", test_split="validation", resolution=128
+    ),
+    "imagewoof": Preset("frgfm/imagewoof", config="160px", test_split="validation", resolution=128),
+    "imagenet64": Preset(
+        "benjamin-paine/imagenet-1k-64x64", test_split="validation", resolution=64
+    ),
 }
-"""The named data sets besides `digits`, which comes with scikit-learn."""
+"""The named data sets besides `digits`, which comes with scikit-learn; at the resolutions of the
+RCIG paper.
+"""
