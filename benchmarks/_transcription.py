@@ -209,7 +209,7 @@ _compiled_meta_gradient = jax.jit(_meta_gradient)
 
 def solve_inner(settings: Settings, network: AbstractNetwork, coreset: Coreset) -> PyTree[Array]:
     """delta*: steps of Adam from zero on the inner loss."""
-    delta, adam = _start(network)
+    delta, adam = start(network)
 
     def step(carry):
         return inner_step(settings, network, coreset, *carry)[:2]
@@ -248,14 +248,14 @@ def solve_adjoint(
     g: PyTree[Array],
 ) -> PyTree[Array]:
     """v = H^-1 g: steps of Adam from zero on v.Hv/2 - g.v (equation 7)."""
-    unit, size = _normalise(g)
-    v, adam = _start(network)
+    unit, size = normalise(g)
+    v, adam = start(network)
 
     def step(carry):
         return adjoint_step(settings, network, coreset, delta, unit, *carry)[:2]
 
     v, _ = _repeat(step, (v, adam), settings.adjoint_steps, settings)
-    return _scale(v, size)
+    return scale(v, size)
 
 
 @jax.jit
@@ -384,10 +384,10 @@ def tune(
     settings: Settings, network: AbstractNetwork, coreset: Coreset, images: Images, targets: OneHot
 ) -> Settings:
     """The settings with the highest rates at which both losses fall at every step, times 0.7."""
-    start = _start(network)
+    nothing = start(network)
 
     def inner_losses(rate):
-        tried, carry, losses = replace(settings, inner_rate=rate), start, []
+        tried, carry, losses = replace(settings, inner_rate=rate), nothing, []
         for _ in range(settings.inner_steps):
             *carry, loss = inner_step(tried, network, coreset, *carry)
             losses.append(loss)
@@ -396,10 +396,10 @@ def tune(
     settings = replace(settings, inner_rate=_highest(inner_losses))
     delta = solve_inner(settings, network, coreset)
     _, g, _ = differentiate_outer(settings, network, coreset, delta, images, targets)
-    unit, _ = _normalise(g)
+    unit, _ = normalise(g)
 
     def adjoint_losses(rate):
-        tried, carry, losses = replace(settings, adjoint_rate=rate), start, []
+        tried, carry, losses = replace(settings, adjoint_rate=rate), nothing, []
         for _ in range(settings.adjoint_steps):
             *carry, loss = adjoint_step(tried, network, coreset, delta, unit, *carry)
             losses.append(loss)
@@ -433,20 +433,20 @@ def _repeat(step, carry, steps, settings):
 
 
 @jax.jit
-def _start(network):
+def start(network):
     """A zero tangent of the body parameters, and Adam's state."""
     zero = optax.tree.zeros_like(eqx.filter(network, is_body(network)))
     return zero, ADAM.init(zero)
 
 
 @jax.jit
-def _normalise(g):
+def normalise(g):
     size = optax.tree.norm(g)
-    return _scale(g, 1 / jnp.where(size > 0, size, 1)), size
+    return scale(g, 1 / jnp.where(size > 0, size, 1)), size
 
 
 @jax.jit
-def _scale(tree, factor):
+def scale(tree, factor):
     return jax.tree.map(lambda leaf: factor * leaf, tree)
 
 

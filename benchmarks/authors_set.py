@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from _report import table, write
 
-from bilevel_distillation import EvaluateConfig, EvaluationConfig, reevaluate
+from bilevel_distillation import EvaluateConfig, reevaluate
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ def main(arguments: Arguments) -> None:
     path = Path(os.environ["BILEVEL_DATA"]) / "rcig_authors_cifar10_1ipc.npz"
     rows, records = [], []
     for width in arguments.widths:
-        evaluation = EvaluationConfig(networks=arguments.networks)
         asked = EvaluateConfig(
-            path, dataset="cifar10", width=width, baseline=False, evaluation=evaluation
+            path, dataset="cifar10", width=width, baseline=False, repeats=arguments.networks
         )
         accuracies = reevaluate(asked)["distilled"]
         records.append({"width": width, "accuracies": accuracies})

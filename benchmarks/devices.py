@@ -13,35 +13,16 @@ import re
 import time
 from dataclasses import replace
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from _report import table, write
+from _whole_step import compile_whole, memory_of
 
 from bilevel_distillation import RunConfig, resolve
-from bilevel_distillation.engine import (
-    Draws,
-    Training,
-    first_state,
-    layout,
-    make_mesh,
-    make_recipe,
-    meta_step,
-)
+from bilevel_distillation.engine import make_mesh, make_recipe
 
 SHAPE, CLASSES, SAMPLES = (32, 32, 3), 10, 50_000
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-
-
-def abstract(mesh, tree):
-    """Shapes in the place of arrays, laid out over the mesh."""
-
-    def one(leaf):
-        sharding = None if mesh is None else layout(mesh, leaf.shape)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(one, tree)
 
 
 def largest(text: str, count: int = 8) -> list[str]:
@@ -64,42 +45,12 @@ def measure(config: RunConfig, devices: int, dump: str | None):
     mesh = make_mesh(devices)
     recipe = make_recipe(replace(config, devices=8), SHAPE, CLASSES, SAMPLES)
     recipe = replace(recipe, mesh=mesh)
-    labels = np.arange(SAMPLES) % CLASSES
-    images = jax.ShapeDtypeStruct((SAMPLES, *SHAPE), jnp.float32)
-
-    def start(images):
-        return first_state(recipe, config, Training(images, labels, CLASSES))  # pyright: ignore
-
-    state, static = eqx.partition(
-        eqx.filter_eval_shape(start, images), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
-    )
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    draws = Draws(
-        scalar,
-        scalar,
-        jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
-        jax.eval_shape(lambda: jax.random.key(0)),
-    )
-
-    def step(data, arrays, draws):
-        fixed = recipe, Training(*data, CLASSES)
-        after, metrics = meta_step(fixed, eqx.combine(arrays, static), draws)
-        return eqx.filter(after, eqx.is_array), metrics
-
-    fixed_labels = jax.ShapeDtypeStruct(labels.shape, jnp.int32)
-    arguments = (abstract(mesh, (images, fixed_labels)), abstract(mesh, state), draws)
     began = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    compiled = compile_whole(recipe, config, SHAPE, CLASSES, SAMPLES, mesh)
+    cost, parts = compiled.cost_analysis(), memory_of(compiled)
     text = compiled.as_text()
     if dump:
         open(f"{dump}.{devices}", "w").write(text)
-    parts = {
-        "arguments": memory.argument_size_in_bytes,
-        "outputs": memory.output_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "aliased": -memory.alias_size_in_bytes,
-    }
     return {
         "devices": devices,
         "operations": cost["flops"],

@@ -73,7 +73,7 @@ def distil(arguments: Arguments, data, method: str, seed: int) -> list[dict]:
         dataset=arguments.dataset,
         method=method,
         seed=seed,
-        evaluation=EvaluationConfig(networks=arguments.networks),
+        evaluation=EvaluationConfig(repeats=arguments.networks),
         **BUDGETS[arguments.dataset],
     )
     one = Distillation(config, data)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bilevel_distillation import EvaluationConfig, RunConfig, resolve
+from bilevel_distillation import EvaluateConfig, EvaluationConfig, RunConfig, resolve
 from bilevel_distillation._config import differences, from_json, to_json
 
 WHERE = Path("runs/one/config.json")
@@ -16,7 +16,9 @@ WHERE = Path("runs/one/config.json")
 def test_configs_come_back_from_json_as_they_were():
     config = RunConfig(
         dataset="mnist", out=Path("runs/x"), zca=False, ridge_rate=1e-3, train_split="train",
-        evaluation=EvaluationConfig(networks=2, steps=7),
+        evaluation=EvaluationConfig(
+            repeats=2, steps=7, network="vgg11", norm="batch", augment=True, labels="hard"
+        ),
     )  # fmt: skip
     for one in (RunConfig(), config, resolve(config, (28, 28, 1))):
         assert from_json(to_json(one), WHERE) == one
@@ -30,8 +32,9 @@ def test_configs_come_back_from_json_as_they_were():
         ({"ipc": "many"}, "ipc"),
         ({"method": "magic"}, "method"),
         ({"zca": "perhaps", "width": []}, "width"),
-        ({"evaluation": {"networks": None}}, "networks"),
+        ({"evaluation": {"repeats": None}}, "repeats"),
         ({"ipc": 0}, "ipc=0 is too small"),
+        ({"evaluation": {"network": "vgg"}}, "network"),
     ],
 )
 def test_what_is_unknown_or_of_another_type_is_said(change, reason):
@@ -58,6 +61,9 @@ def test_a_config_that_is_no_json_is_said():
         ("fashion_mnist", (28, 28, 1), dict(depth=3, padding=2, zca=False, flip=False)),
         ("cifar10", (32, 32, 3), dict(depth=3, padding=0, width=128, batch_size=1024, zca=True,
                                       flip=True, smooth=True, ridge_rate=5e-4)),
+        ("tiny_imagenet", (64, 64, 3), dict(depth=4, iterations=5_000, n_subset=None)),
+        ("imagenette", (128, 128, 3), dict(depth=5, iterations=6_000, smooth=False)),
+        ("imagenet64", (64, 64, 3), dict(depth=4, iterations=2_000, n_subset=500)),
         ("a/b", (64, 64, 3), dict(depth=4, padding=0, zca=True, smooth=False, ridge_rate=5e-3)),
         ("a/b", (128, 128, 3), dict(depth=5, smooth=False, ridge_rate=5e-2)),
     ],
@@ -67,13 +73,26 @@ def test_presets(dataset, shape, expected):
     assert {name: getattr(found, name) for name in expected} == expected
     still_open = {f.name for f in fields(found) if getattr(found, f.name) is None}
     assert still_open <= {"microbatch", "n_subset", "image_column", "label_column", "train_split",
-                          "test_split", "resolution"}  # fmt: skip
+                          "test_split", "resolution", "samples"}  # fmt: skip
 
 
 def test_the_paper_takes_fewer_iterations_for_more_images():
     asked = [RunConfig(dataset="cifar10", ipc=ipc) for ipc in (1, 10, 50, 7)]
     found = [resolve(config, (32, 32, 3)).iterations for config in asked]
     assert found == [15_000, 10_000, 5_000, 5_000]
+
+
+@pytest.mark.parametrize(("ipc", "subset"), [(1, None), (10, None), (50, 2_000)])
+def test_large_coresets_are_subsampled_as_in_the_paper(ipc, subset):
+    found = resolve(RunConfig(dataset="cifar100", ipc=ipc), (32, 32, 3), 100)
+    assert found.n_subset == subset
+
+
+@pytest.mark.parametrize(("solve", "rate", "decay"), [("exact", 3e-2, 0.1), ("adam", 3e-3, 1.0)])
+def test_the_rate_of_the_coreset_follows_the_solve(solve, rate, decay):
+    found = resolve(RunConfig(solve=solve), (8, 8, 1))
+    assert (found.coreset_rate, found.coreset_decay) == (rate, decay)
+    assert resolve(RunConfig(solve=solve, coreset_rate=1.0), (8, 8, 1)).coreset_rate == 1.0
 
 
 def test_what_depends_on_the_number_of_images_counts_all_classes():
@@ -88,7 +107,7 @@ def test_what_depends_on_the_number_of_images_counts_all_classes():
 def test_what_is_given_stays():
     asked = RunConfig(
         dataset="cifar10", zca=False, flip=False, width=8, padding=0, iterations=3, ridge_rate=1.0,
-        evaluation=EvaluationConfig(steps=5),
+        evaluation=EvaluationConfig(steps=5, learning_rate=1e-3),
     )  # fmt: skip
     found = resolve(asked, (32, 32, 3))
     for f in fields(asked):
@@ -100,7 +119,7 @@ def test_what_is_given_stays():
 def test_differences_name_setting_and_values_but_not_the_folder():
     one = RunConfig()
     assert differences(one, replace(one, out=Path("elsewhere"), checkpoint_seconds=1.0)) == []
-    other = replace(one, seed=3, evaluation=EvaluationConfig(networks=2))
+    other = replace(one, seed=3, evaluation=EvaluationConfig(repeats=2))
     said = differences(one, other)
     assert said[0] == "seed is 3 there and 0 here"
     assert said[1].startswith("evaluation is ") and len(said) == 2
@@ -109,10 +128,14 @@ def test_differences_name_setting_and_values_but_not_the_folder():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: EvaluationConfig(networks=0), "evaluation.networks=0 is too small: give 1 or"),
+        (lambda: EvaluationConfig(repeats=0), "evaluation.repeats=0 is too small: give 1 or"),
         (lambda: EvaluationConfig(steps=0), "evaluation.steps=0 is too small: give 1 or more."),
         (lambda: EvaluationConfig(warmup=-1), "evaluation.warmup=-1 is negative: give 0 or more."),
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
+        (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
+        (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
+        (lambda: EvaluateConfig(WHERE, steps=0), "steps=0 is too small: give 1 or more."),
+        (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
         (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
         (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),
         (lambda: RunConfig(coreset_rate=float("nan")), "coreset_rate=nan is not positive"),
