@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+TORCH ?= 2.13.0
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PACKAGES := pyproject.toml applications/distillation/pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types docs wheels clean
+.PHONY: help demo test torch lint format types docs wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +21,9 @@ demo: $(VENV)/.packages ## distil the digits into ten images, with a table and p
 
 test: $(VENV)/.test ## run all tests (ARGS="-k ridge" for some of them)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+torch: $(VENV)/.test $(VENV)/.torch ## install PyTorch elsewhere, and train with it on an exported set
+	BILEVEL_TORCH=$(VENV)/torch/bin/python $(BIN)/python -m pytest tests/distillation/test_pytorch.py
 
 lint: $(VENV)/.lint ## check style and formatting
 	$(BIN)/ruff check .
@@ -59,6 +63,12 @@ $(VENV)/.test: $(VENV)/.python $(PACKAGES)
 	@echo "Installing bilevel, bilevel-distillation and the test tools into $(VENV): a minute or two, once."
 	$(PIP) -e '.[test]' -e applications/distillation
 	@touch $@ $(VENV)/.packages
+
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(PYTHON) -m venv $(VENV)/torch
+	$(VENV)/torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  torch==$(TORCH) numpy datasets scikit-learn
+	@touch $@
 
 $(VENV)/.lint: $(VENV)/.python constraints.txt
 	$(PIP) ruff

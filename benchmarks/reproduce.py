@@ -77,7 +77,13 @@ def main(arguments: Arguments) -> None:
             print(row, held[row], flush=True)
     columns = ["seconds an iteration", "iterations", "minutes", "random subset, %", "accuracy, %",
                "paper, %", "minutes to the paper's"]  # fmt: skip
-    table(["row", *columns], [[row, *(one[name] for name in columns)] for row, one in held.items()])
+    table(
+        ["row", *columns],
+        [
+            [row, *("" if one[name] is None else one[name] for name in columns)]
+            for row, one in held.items()
+        ],
+    )
 
 
 def distil(row: str, arguments: Arguments) -> dict[str, Any]:
@@ -102,7 +108,12 @@ def distil(row: str, arguments: Arguments) -> dict[str, Any]:
     reached = [r["seconds"] / 60 for r in records if 100 * r.get("test_accuracy", 0) >= paper]
     accuracies = 100 * np.asarray(results["distilled"])
     return {
-        "settings": {"width": config.width, "precision": config.precision, "seed": config.seed},
+        "settings": {
+            "width": config.width,
+            "batch": config.batch_size or "the paper's",
+            "precision": config.precision,
+            "seed": config.seed,
+        },
         "seconds an iteration": last["seconds"] / last["iteration"],
         "iterations": last["iteration"],
         "minutes": last["seconds"] / 60,
@@ -110,7 +121,7 @@ def distil(row: str, arguments: Arguments) -> dict[str, Any]:
         "accuracy, %": float(accuracies.mean()),
         "deviation": float(accuracies.std()),
         "paper, %": paper,
-        "minutes to the paper's": reached[0] if reached else float("nan"),
+        "minutes to the paper's": reached[0] if reached else None,
     }
 
 

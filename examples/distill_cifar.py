@@ -46,7 +46,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, list[float]]:
     config = RunConfig(
-        dataset="cifar10", ipc=1, evaluation=EvaluationConfig(networks=arguments.networks)
+        dataset="cifar10", ipc=1, evaluation=EvaluationConfig(repeats=arguments.networks)
     )
     seconds = float("inf")
     if jax.default_backend() == "cpu":

@@ -11,7 +11,8 @@ from bilevel_distillation._cli import main
 from bilevel_distillation._console import percent
 from bilevel_distillation._estimate import estimate
 
-QUICK = ["--evaluation.networks", "2", "--evaluation.steps", "3"]
+BRIEF = ["--repeats", "2", "--steps", "3"]
+QUICK = ["--evaluation.repeats", "2", "--evaluation.steps", "3"]
 
 
 def flags(**settings):
@@ -76,7 +77,7 @@ def test_run_prints_a_table_and_the_paths(finished, capsys):
     for row, name in (("distilled set", "distilled"), ("random subset", "random_subset")):
         (line,) = [line for line in said.splitlines() if row in line and "%" in line]
         assert percent(results[name]) in line and " 2 " in line
-    for path in ("images.png", "curve.png", "dataset", "distilled.npz"):
+    for path in ("images.png", "curve.png", "dataset", "distilled.npz", "report.html"):
         assert str(finished / path) in said and (finished / path).exists()
 
 
@@ -91,7 +92,7 @@ def test_evaluate_of_a_run_and_of_its_exports_agree(finished, tmp_path, capsys):
     capsys.readouterr()
     lines = []
     for path in (finished, finished / "dataset", tmp_path / "npz" / "distilled.npz"):
-        main(["evaluate", str(path), "--seed", "3", *QUICK])
+        main(["evaluate", str(path), "--seed", "3", *BRIEF])
         said = capsys.readouterr().out
         lines.append([line for line in said.splitlines() if "│" in line and "%" in line])
     assert len(lines[0]) == 2 and lines[0] == lines[1] == lines[2]
@@ -102,7 +103,7 @@ def test_evaluate_of_a_set_made_elsewhere(tmp_path, capsys):
     path = tmp_path / "foreign.npz"
     np.savez(path, x_proto=rng.normal(size=(10, 8, 8, 1)), y_proto=np.eye(10) - 0.1)
     command = ["evaluate", str(path), "--dataset", "digits", "--width", "4", "--no-baseline"]
-    main([*command, *QUICK])
+    main([*command, *BRIEF])
     said = capsys.readouterr().out
     assert "foreign.npz" in said and "distilled set" in said and "random" not in said
     sentence = refused(capsys, "evaluate", path)
@@ -127,25 +128,111 @@ def test_export_goes_beside_the_runs_other_files(finished, capsys, to, holds):
         np.testing.assert_array_equal(again.images, own.images)
 
 
+def test_evaluate_of_several_networks_and_norms_is_a_table(finished, capsys, monkeypatch):
+    from bilevel_distillation import _reevaluate
+
+    def judge(config, *rest, done):
+        network, norm = config.evaluation.network, config.evaluation.norm
+        return [0.1 * len(network) + 0.001 * len(norm)]
+
+    monkeypatch.setattr(_reevaluate, "judge", judge)
+    monkeypatch.setattr(_reevaluate, "judge_random_subsets", lambda *a, **k: [0.25])
+    kinds = ["--network", "convnet", "alexnet", "--norm", "none", "layer"]
+    main(["evaluate", str(finished), *kinds, "--repeats", "1"])
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    rows = [(*words[:3], words[4]) for words in lines if "%" in words]
+    assert rows == [
+        ("convnet", "none", "70.4", "25.0"), ("convnet", "layer", "70.5", "25.0"),
+        ("alexnet", "none", "70.4", "25.0"), ("alexnet", "layer", "70.5", "25.0"),
+    ]  # fmt: skip
+    again = ["--network", "convnet", "vgg11", "--norm", "none", "--repeats", "1"]
+    main(["evaluate", str(finished), *again])
+    kept = json.loads((finished / "evaluations.json").read_text())
+    pairs = [(row["network"], row["norm"]) for row in kept]
+    assert pairs == [("convnet", "none"), ("convnet", "layer"), ("alexnet", "none"),
+                     ("alexnet", "layer"), ("vgg11", "none")]  # fmt: skip
+    main(["report", str(finished)])
+    assert "vgg11" in (finished / "report.html").read_text()
+
+
+def test_evaluate_by_another_network(finished, capsys):
+    kind = ["--network", "alexnet", "--norm", "batch", "--width", "2", "--augment"]
+    main(["evaluate", str(finished), *kind, "--repeats", "1", "--steps", "1", "--no-baseline"])
+    said = capsys.readouterr().out
+    assert "distilled set" in said and "%" in said
+    sentence = refused(capsys, "evaluate", finished, "--network", "vgg11", "--norm", "instance")
+    assert "norm standardises each of 512 channels alone" in sentence
+
+
+def test_ranking_shows_the_scores_and_where_they_come_from(finished, capsys, monkeypatch):
+    from bilevel_distillation import _reevaluate
+
+    asked = []
+
+    def judges(name):
+        def judge(config, *rest, done):
+            evaluation = config.evaluation
+            asked.append((name, evaluation.labels, evaluation.augment, evaluation.steps))
+            soft, plain = evaluation.labels == "soft", not evaluation.augment
+            worth = {"judge": 0.6, "judge_random_subsets": 0.3, "judge_all_data": 0.9}[name]
+            return [worth - 0.1 * (name == "judge" and not soft) - 0.05 * (not plain)]
+
+        return judge
+
+    for name in ("judge", "judge_random_subsets", "judge_all_data"):
+        monkeypatch.setattr(_reevaluate, name, judges(name))
+    command = ["evaluate", str(finished), "--ranking", "--steps", "7", "--full-steps", "9"]
+    main([*command, "--repeats", "1"])
+    said = capsys.readouterr().out
+    # Gains of 0.3; 0.4 short of all data with hard labels.
+    for row, figures in [
+        ("this recipe", "60.0 % 30.0 %"), ("hard labels", "50.0 % 90.0 %"),
+        ("augmented", "55.0 % 25.0 %"), ("not augmented", "60.0 % 30.0 %"),
+        ("label-robust score", "24.8"), ("augmentation-robust score", "41.8"),
+    ]:  # fmt: skip
+        lines = [" ".join(line.replace("│", " ").split()) for line in said.splitlines()]
+        assert any(line.startswith(f"{row} {figures}") for line in lines), (row, lines)
+    assert asked == [
+        ("judge", "soft", False, 7), ("judge_random_subsets", "soft", False, 7),
+        ("judge", "hard", False, 7), ("judge_all_data", "soft", False, 9),
+        ("judge", "soft", True, 7), ("judge_random_subsets", "soft", True, 7),
+    ]  # fmt: skip
+
+
+def test_report_writes_the_page_beside_the_runs_other_files_or_elsewhere(
+    finished, tmp_path, capsys
+):
+    for arguments, path in [
+        ([], finished / "report.html"),
+        (["--out", str(tmp_path / "page.html")], tmp_path / "page.html"),
+    ]:
+        path.unlink(missing_ok=True)
+        main(["report", str(finished), *arguments])
+        assert capsys.readouterr().out == f"written: {path}\n"
+        assert "digits, distilled" in path.read_text(encoding="utf-8")
+
+
 def test_padding_of_nought_is_a_size_like_any_other(finished, monkeypatch):
-    from bilevel_distillation import EvaluateConfig, EvaluationConfig, _reevaluate
+    from bilevel_distillation import EvaluateConfig, _reevaluate
 
     asked = []
     monkeypatch.setattr(_reevaluate, "judge", lambda config, *a, **k: asked.append(config) or [1.0])
     config = json.loads((finished / "config.json").read_text())
     (finished / "config.json").write_text(json.dumps(config | {"padding": 4}))
     try:
-        short = EvaluationConfig(networks=1, steps=1)
         for padding in (None, 0):
             _reevaluate.reevaluate(
-                EvaluateConfig(finished, padding=padding, baseline=False, evaluation=short)
+                EvaluateConfig(finished, padding=padding, baseline=False, repeats=1, steps=1)
             )
     finally:
         (finished / "config.json").write_text(json.dumps(config))
     assert [one.padding for one in asked] == [4, 0]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["evaluate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], *([c, "--help"] for c in ("run", "sweep", "evaluate", "attack"))],
+)
 def test_help_is_printed_and_free_of_clutter(arguments, capsys):
     with pytest.raises(SystemExit) as ending:
         main(arguments)
@@ -155,7 +242,8 @@ def test_help_is_printed_and_free_of_clutter(arguments, capsys):
     if arguments[:1] == ["run"]:
         assert "--zca, --no-zca" in said and "--width INT" in said
     if len(arguments) < 2:
-        assert all(command in said for command in ("run", "evaluate", "export"))
+        assert all(command in said for command in ("run", "sweep", "evaluate", "attack", "export",
+                                             "report"))  # fmt: skip
 
 
 def test_version(capsys):
@@ -173,6 +261,8 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
         (["evaluate", nowhere], f"path={str(nowhere)!r} does not exist: give a run's folder"),
         (["evaluate", finished, "--no-zca"], "zca=False is for a set made elsewhere"),
         (["export", nowhere], f"{str(nowhere)!r} holds no run"),
+        (["report", nowhere], f"{str(nowhere)!r} holds no run"),
+        (["attack", nowhere], f"{str(nowhere)!r} holds no run"),
     ]:
         said = refused(capsys, *arguments)
         assert sentence in said and said.startswith("bilevel-distill: "), said
@@ -185,7 +275,7 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
         (["run", "--method", "magic"], ("'magic'", "'--method'", "rcig")),
         (["run", "--ipc", 0], ("ipc=0 is too small: give 1 or more.",)),
         (["run", "--widht", 3], ("--widht",)),
-        (["distil"], ("distil", "run, evaluate, export")),
+        (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),
         (["evaluate"], ("PATH",)),
     ]:
         said = " ".join(refused(capsys, *arguments).split())
@@ -200,3 +290,31 @@ def test_a_full_disk_is_one_sentence(finished, capsys, monkeypatch):
 
     monkeypatch.setattr(_export, "export", full)
     assert "No space left on device" in refused(capsys, "export", finished)
+
+
+def test_a_folder_of_ones_own_images_in_two_commands(tmp_path, capsys, caplog):
+    """Two classes, different sizes, a broken file, and the mistakes on the way."""
+    import PIL.Image
+
+    rng = np.random.default_rng(0)
+    for name, brightness in (("cats", 60), ("dogs", 190)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(15):
+            sides = rng.integers(9, 20, 2)
+            pixels = rng.integers(-40, 40, (*sides, 3)) + brightness
+            image = PIL.Image.fromarray(pixels.astype(np.uint8))
+            image.save(tmp_path / "pets" / name / f"{i}.png")
+    (tmp_path / "pets" / "cats" / "3.png").write_bytes(b"no image")
+    (tmp_path / "pets" / "notes.txt").write_text("no image either")
+    out = tmp_path / "run"
+    command = [*TINY, "--dataset", tmp_path / "pets", "--out", out]
+    assert "resolution" in refused(capsys, *command)
+    command += ["--resolution", "8"]
+    assert "ipc is 20 but class 'cats'" in refused(capsys, *command, "--ipc", "20")
+    assert "cannot be halved depth=9 times" in refused(capsys, *command, "--depth", "9")
+    assert not out.exists()
+    main([str(argument) for argument in command])
+    assert "cats/3.png" in caplog.text and "left out" in caplog.text
+    assert "random subset" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "cats" in page and "dogs" in page

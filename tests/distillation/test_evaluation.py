@@ -14,7 +14,7 @@ from bilevel_distillation import (
     DistilledSet,
     EvaluationConfig,
     RunConfig,
-    _distillation,
+    _judging,
     augment,
     judge,
     resolve,
@@ -172,7 +172,7 @@ def given(digits, monkeypatch):
         Preprocessor.fit(data.train_images, zca=False),
     )  # fmt: skip
     calls = []
-    monkeypatch.setattr(_distillation, "evaluate", lambda *a: calls.append(a) or [0.5])
+    monkeypatch.setattr(_judging, "evaluate", lambda *a: calls.append(a) or [0.5])
     return distilled, Held(test_images, test_labels), calls
 
 

@@ -22,6 +22,7 @@ from bilevel_distillation import (
     load_hf,
     run,
 )
+from bilevel_distillation._folder import RunFolder
 
 TINY = RunConfig(
     dataset="digits",
@@ -35,7 +36,7 @@ TINY = RunConfig(
     most_pool_steps=6,
     curve_points=1,
     checkpoint_seconds=0.0,
-    evaluation=EvaluationConfig(networks=1, steps=4),
+    evaluation=EvaluationConfig(repeats=1, steps=4),
 )
 
 
@@ -54,6 +55,12 @@ class Crash(Reporter):
 def arrays(path):
     with np.load(path / "distilled.npz") as file:
         return {name: file[name] for name in file.files if file[name].dtype.kind == "f"}
+
+
+def snapshots(path):
+    """Images and labels of each."""
+    kept = RunFolder(path).history.read()
+    return {one.iteration: (one.images, one.labels) for one in kept}
 
 
 def assert_same_bits(one, other):
@@ -86,6 +93,10 @@ def test_a_run_leaves_all_that_is_promised(complete):
     assert distilled.images.shape == (10, 8, 8, 1)
     np.testing.assert_array_equal(distilled.images, exported.images)
     assert distilled.provenance["iterations"] == 12
+    assert list(snapshots(out)) == [0, 1, 12]
+    np.testing.assert_array_equal(snapshots(out)[12][0], distilled.display_images)
+    np.testing.assert_array_equal(snapshots(out)[12][1], distilled.labels)
+    assert "This run is not finished" not in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_complete_run_is_only_read(complete):
@@ -96,8 +107,6 @@ def test_a_complete_run_is_only_read(complete):
 
 
 def test_the_saved_config_runs_again_to_the_same_bits(complete, tmp_path):
-    from bilevel_distillation._folder import RunFolder
-
     out, _ = complete
     config = RunFolder(out).read_config()
     run(replace(config, out=tmp_path / "again"))
@@ -114,6 +123,27 @@ def test_a_crashed_run_resumes_to_the_same_bits(complete, tmp_path, after):
     lines = (config.out / "metrics.jsonl").read_text().splitlines()
     iterations = [json.loads(line)["iteration"] for line in lines if '"loss"' in line]
     assert iterations == list(range(1, 13))
+    ours, theirs = snapshots(complete[0]), snapshots(config.out)
+    assert ours.keys() == theirs.keys()
+    for iteration in ours:
+        for one, other in zip(ours[iteration], theirs[iteration], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_page_that_cannot_be_drawn_loses_nothing(tmp_path, monkeypatch):
+    from bilevel_distillation import _page
+
+    def fail(path):
+        raise RuntimeError("no ink")
+
+    said = []
+    listener = Reporter()
+    listener.say = said.append
+    monkeypatch.setattr(_page, "report", fail)
+    results = run(replace(TINY, out=tmp_path / "run", iterations=1), listener)
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert "could not be drawn (RuntimeError: no ink): the run is whole" in said[-1]
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(complete, tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""The command line: `bilevel-distill run | evaluate | export`."""
+"""The command line: `bilevel-distill run | sweep | evaluate | attack | export | report`."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 from rich.console import Console
 
-from ._config import EvaluateConfig, RunConfig
+from ._config import AttackConfig, EvaluateConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,21 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """Draw the page of a run: one HTML file, as far as the run is.
+
+    Attributes:
+        path: a run's folder.
+        out: the file to write.
+    """
+
+    path: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: report.html in the run's folder)")
+    ] = None
+
+
+@dataclass(frozen=True)
 class RunCommand(RunConfig):
     """Settings of a run, and how it is started.
 
@@ -47,7 +62,30 @@ class RunCommand(RunConfig):
     distributed: bool = False
 
     def config(self) -> RunConfig:
-        return RunConfig(**{f.name: getattr(self, f.name) for f in fields(RunConfig)})
+        return _without_more(self)
+
+
+@dataclass(frozen=True)
+class SweepCommand(RunConfig):
+    """Settings of all runs, and what varies.
+
+    Attributes:
+        out: the sweep's folder; each run has its own in it, and one that is there goes on.
+        vary: a setting and its values, such as seed=0,1,2; may be given several times, and all
+            combinations are run.
+        jobs: runs at a time, in processes of their own if more than one.
+    """
+
+    out: Path = Path("runs/sweep")
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    jobs: int = 1
+
+    def config(self) -> RunConfig:
+        return _without_more(self)
+
+
+def _without_more(command: RunConfig) -> RunConfig:
+    return RunConfig(**{f.name: getattr(command, f.name) for f in fields(RunConfig)})
 
 
 Command = (
@@ -59,6 +97,13 @@ Command = (
         ),
     ]
     | Annotated[
+        SweepCommand,
+        tyro.conf.subcommand(
+            "sweep",
+            description="Distil with all combinations of some settings' values, for one table.",
+        ),
+    ]
+    | Annotated[
         EvaluateConfig,
         tyro.conf.subcommand(
             "evaluate",
@@ -66,7 +111,9 @@ Command = (
             "images.",
         ),
     ]
+    | Annotated[AttackConfig, tyro.conf.subcommand("attack")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[ReportConfig, tyro.conf.subcommand("report")]
 )
 
 
@@ -90,10 +137,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if isinstance(command, RunCommand):
             _run(command, console)
+        elif isinstance(command, SweepCommand):
+            _sweep(command, console)
         elif isinstance(command, EvaluateConfig):
             _evaluate(command, console)
-        else:
+        elif isinstance(command, AttackConfig):
+            _attack(command, console)
+        elif isinstance(command, ExportConfig):
             _export(command, console)
+        else:
+            _report(command, console)
     except (ValueError, OSError) as error:
         _leave(str(error), 2)
     except KeyboardInterrupt:
@@ -126,15 +179,59 @@ def _run(command: RunCommand, console: Console) -> None:
     folder = RunFolder(config.out)
     _say(console, f"pictures: {folder.images} and {folder.curve}")
     _say(console, f"the distilled set: {folder.dataset} (datasets) and {folder.distilled}")
+    if folder.report.exists():
+        _say(console, f"the run on a page: {folder.report}")
+
+
+def _sweep(command: SweepCommand, console: Console) -> None:
+    from ._console import ConsoleReporter, sweep_table
+    from ._run import Interrupted
+    from ._sweep import read_vary, sweep
+
+    vary = read_vary(command.vary)
+    with ConsoleReporter(console) as reporter:
+        try:
+            results = sweep(command.config(), vary, jobs=command.jobs, reporter=reporter)
+        except Interrupted as interruption:
+            _leave(str(interruption), 130)
+    console.print(sweep_table(results["settings"], f"{command.out.name}: over seeds"))
+    _say(console, f"all figures: {command.out / 'results.json'} and {command.out / 'results.csv'}")
+    failed = [name for name, one in results["runs"].items() if "error" in one]
+    if failed:
+        _leave(f"{len(failed)} of {len(results['runs'])} runs failed: {'; '.join(failed)}.", 1)
 
 
 def _evaluate(command: EvaluateConfig, console: Console) -> None:
-    from ._console import ConsoleReporter, results_table
+    from ._console import ConsoleReporter, architectures_table, ranking_table, results_table
+    from ._folder import RunFolder
     from ._reevaluate import reevaluate
 
     with ConsoleReporter(console) as reporter:
         results = reevaluate(command, reporter)
-    console.print(results_table(results, command.path.resolve().name))
+    name = command.path.resolve().name
+    if "table" in results:
+        console.print(architectures_table(results["table"], name))
+        folder = RunFolder(command.path)
+        if folder.config.exists():
+            folder.keep_evaluations(results["table"])
+            _say(console, f"kept for the run's page: {folder.evaluations}")
+    else:
+        console.print(results_table(results, name))
+    for row in results.get("table", [results]):
+        if "ranking" in row:
+            pair = f", {row['network']}, norm {row['norm']}" if "network" in row else ""
+            console.print(ranking_table(row["ranking"], name + pair))
+
+
+def _attack(command: AttackConfig, console: Console) -> None:
+    from ._attack import attack
+    from ._console import ConsoleReporter, attack_table
+    from ._folder import RunFolder
+
+    with ConsoleReporter(console) as reporter:
+        results = attack(command, reporter)
+    console.print(attack_table(results, f"{command.path.resolve().name}: members or not"))
+    _say(console, f"all figures: {RunFolder(command.path).attack}")
 
 
 def _export(command: ExportConfig, console: Console) -> None:
@@ -152,6 +249,12 @@ def _export(command: ExportConfig, console: Console) -> None:
     out = command.out or command.path / default
     written = export(DistilledSet.load_npz(folder.distilled), out, command.to)
     _say(console, f"written: {written}")
+
+
+def _report(command: ReportConfig, console: Console) -> None:
+    from ._page import report
+
+    _say(console, f"written: {report(command.path, command.out)}")
 
 
 def _say(console: Console, message: str) -> None:

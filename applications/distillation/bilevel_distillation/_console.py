@@ -1,7 +1,7 @@
 """What a run shows on the screen: progress with time left, messages, the final table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ._ranking import Ranking
 from ._run import Reporter
 
 LINE_SECONDS = 30.0
@@ -92,6 +93,102 @@ def results_table(results: dict[str, Any], title: str) -> Table:
         if key in results:
             table.add_row(name, percent(results[key]), str(len(results[key])))
     return table
+
+
+def architectures_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """One row for each network with its normalisation; accuracies in percent."""
+    table = Table(title=Text(title), title_justify="left")
+    for name in ("network", "norm"):
+        table.add_column(name)
+    names = {"distilled": "distilled set", "random_subset": "random subset, same size"}
+    shown = {key: name for key, name in names.items() if key in rows[0]}
+    for name in shown.values():
+        table.add_column(name, justify="right")
+    table.add_column("networks", justify="right")
+    for row in rows:
+        found = [percent(row[key]) for key in shown]
+        table.add_row(row["network"], row["norm"], *found, str(len(row["distilled"])))
+    return table
+
+
+def ranking_table(ranking: Ranking, title: str) -> Table:
+    """The scores of DD-Ranking, and the accuracies in percent that they come from."""
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("DD-Ranking")
+    table.add_column("distilled set", justify="right")
+    table.add_column("compared to", justify="right")
+    table.add_column("that is")
+    random = "random subset, same size"
+    for name, one, other, what in (
+        ("this recipe", ranking.distilled, ranking.random, random),
+        ("hard labels", ranking.distilled_hard, ranking.full_hard, "all training images"),
+        ("augmented", ranking.distilled_augmented, ranking.random_augmented, random),
+        ("not augmented", ranking.distilled_plain, ranking.random_plain, random),
+    ):
+        table.add_row(name, percent([one]), percent([other]), what)
+    table.add_section()
+    table.add_row("label-robust score", f"{ranking.label_robust_score:.1f}")
+    table.add_row("augmentation-robust score", f"{ranking.augmentation_robust_score:.1f}")
+    return table
+
+
+def attack_table(results: Mapping[str, Any], title: str) -> Table:
+    """AUC of each attacker, and test accuracy in percent; a column for each kind of training data.
+
+    Figures are means ± standard deviations over networks.
+    """
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("attacker, AUC")
+    kinds = {
+        "distilled": "distilled set",
+        "random_subset": "random subset, same size",
+        "real_data": "real data",
+    }
+    for name in kinds.values():
+        table.add_column(name, justify="right")
+    for attacker in results["distilled"][0]["auc"]:
+        found = [[one["auc"][attacker] for one in results[kind]] for kind in kinds]
+        table.add_row(in_words(attacker), *map(spread, found))
+    table.add_section()
+    accuracies = [[one["test_accuracy"] for one in results[kind]] for kind in kinds]
+    table.add_row("test accuracy", *map(percent, accuracies))
+    table.add_row("networks", *(str(len(results[kind])) for kind in kinds))
+    return table
+
+
+def in_words(attacker: str) -> str:
+    """How an attacker is called in a table."""
+    return "MLP" if attacker == "mlp" else attacker.replace("_", " ")
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """A row for each setting: what varied, and accuracies in percent, over seeds."""
+    table = Table(title=Text(title), title_justify="left")
+    for name in rows[0]["varied"]:
+        table.add_column(name)
+    for name in ("distilled set", "random subset, same size", "runs", "failed"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        found = [_over_seeds(row[kind]) for kind in ("distilled", "random_subset")]
+        counts = str(row["seeds"]), str(row["failed"] or "")
+        table.add_row(*map(str, row["varied"].values()), *found, *counts)
+    return table
+
+
+def _over_seeds(found: Mapping[str, float | None]) -> str:
+    mean, deviation = found["mean"], found["deviation"]
+    if mean is None:
+        return "\N{EN DASH}"
+    if deviation is None:
+        return f"{100 * mean:.1f} %"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+
+
+def spread(figures: Sequence[float]) -> str:
+    """Mean ± standard deviation; of one figure, itself."""
+    if len(figures) == 1:
+        return f"{figures[0]:.2f}"
+    return f"{np.mean(figures):.2f} ± {np.std(figures):.2f}"
 
 
 def percent(accuracies: Sequence[float]) -> str:

@@ -92,6 +92,14 @@ class RunFolder:
             np.savez(temporary, allow_pickle=False, **preprocessor.to_arrays())
             os.replace(temporary, self.preprocess)
 
+    def keep_evaluations(self, table: list[dict[str, Any]]) -> None:
+        """Accuracies of networks with their normalisations; a pair replaces itself."""
+        held = json.loads(self.evaluations.read_text()) if self.evaluations.exists() else []
+        names = ("network", "norm", "distilled", "random_subset")
+        rows = [{name: row[name] for name in names if name in row} for row in table]
+        pairs = {(row["network"], row["norm"]): row for row in [*held, *rows]}
+        write_whole(self.evaluations, json.dumps(list(pairs.values()), indent=2) + "\n")
+
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         with self.metrics.open("a") as file:
             for record in records:

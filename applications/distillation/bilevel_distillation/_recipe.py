@@ -31,6 +31,7 @@ def what_compiles(config: RunConfig) -> RunConfig:
         checkpoint_seconds=0.0,
         storage="auto",
         init="real",
+        samples=None,
         evaluation=EvaluationConfig(),
     )
 

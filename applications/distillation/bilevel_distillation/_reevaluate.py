@@ -172,7 +172,7 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
 
 
 def _elsewhere(config: RunConfig, dataset: str) -> RunConfig:
-    own = {"image_column", "label_column", "train_split", "test_split", "resolution"}
+    own = {"image_column", "label_column", "train_split", "test_split", "resolution", "samples"}
     return replace(config, dataset=dataset, **dict.fromkeys(own))
 
 

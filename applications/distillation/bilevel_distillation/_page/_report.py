@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._config import RunConfig, resolve
-from .._console import percent, spread
+from .._console import in_words, percent, spread
 from .._distilled import DistilledSet
 from .._folder import RunFolder, write_whole
 from .._history import Snapshot
@@ -188,7 +188,7 @@ def _attack(folder: RunFolder) -> dict[str, Any] | None:
         if not all(kinds):  # an attack that has only begun
             return None
         rows = [
-            (name.replace("_", " "), [spread([one["auc"][name] for one in kind]) for kind in kinds])
+            (in_words(name), [spread([one["auc"][name] for one in kind]) for kind in kinds])
             for name in kinds[0][0]["auc"]
         ]
         accuracies = [percent([one["test_accuracy"] for one in kind]) for kind in kinds]

@@ -1,0 +1,210 @@
+"""A sweep: all combinations, each once, whatever happens to one of them."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bilevel_distillation import EvaluationConfig, Interrupted, Reporter, RunConfig, sweep
+from bilevel_distillation import _sweep as module
+from bilevel_distillation._cli import main
+from bilevel_distillation._sweep import read_vary
+
+TINY = RunConfig(
+    dataset="digits", method="frepo", iterations=2, batch_size=16, width=4, depth=2, pool_size=2,
+    pool_steps=1, curve_points=1, evaluation=EvaluationConfig(repeats=1, steps=2),
+)  # fmt: skip
+
+
+class Listener(Reporter):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """In place of `run`: accuracies by the settings, and a list of what was run."""
+    asked = []
+
+    def run(config, reporter=None):
+        asked.append(config)
+        if config.width == 3:
+            raise ValueError("width=3 is odd: give another.")
+        if config.width == 5:
+            raise RuntimeError("out of memory")
+        worth = 0.1 * config.ipc + 0.02 * config.seed
+        return {"distilled": [worth, worth + 0.02], "random_subset": [0.01]}
+
+    monkeypatch.setattr(module, "run", run)
+    return asked
+
+
+def test_all_combinations_are_run_and_gathered_over_seeds(runs, tmp_path):
+    config = replace(TINY, out=tmp_path / "sweep")
+    results = sweep(config, {"ipc": [1, 2], "evaluation.steps": ["7"], "seed": range(3)})
+    assert [(one.ipc, one.seed, one.evaluation.steps) for one in runs] == [
+        (ipc, seed, 7) for ipc in (1, 2) for seed in range(3)
+    ]
+    assert runs[1].out == tmp_path / "sweep" / "ipc=1,evaluation.steps=7,seed=1"
+    assert runs[1].evaluation.repeats == 1 and runs[1].width == 4
+    one, other = results["settings"]
+    assert one["varied"] == {"ipc": 1, "evaluation.steps": 7} and one["seeds"] == 3
+    assert one["distilled"]["mean"] == pytest.approx(0.13)
+    assert one["distilled"]["deviation"] == pytest.approx(np.std([0.11, 0.13, 0.15]))
+    assert other["distilled"]["mean"] == pytest.approx(0.23)
+    assert json.loads((config.out / "results.json").read_text()) == results
+    with (config.out / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["ipc"] for row in table] == ["1", "2"]
+    assert float(table[1]["distilled_mean"]) == pytest.approx(0.23)
+    assert table[0]["random_subset_deviation"] == "0.0" and table[0]["failed"] == "0"
+
+
+def test_a_run_that_fails_is_said_and_the_others_go_on(runs, tmp_path):
+    listener = Listener()
+    config = replace(TINY, out=tmp_path)
+    results = sweep(config, {"width": [4, 3, 5, 6], "seed": [1]}, reporter=listener)
+    assert "width=3,seed=1: width=3 is odd: give another." in listener.said
+    assert "width=5,seed=1: RuntimeError: out of memory" in listener.said
+    rows = [(row["varied"]["width"], row["seeds"], row["failed"]) for row in results["settings"]]
+    assert rows == [(4, 1, 0), (3, 0, 1), (5, 0, 1), (6, 1, 0)]
+    assert results["settings"][1]["distilled"] == {"mean": None, "deviation": None}
+    assert results["settings"][0]["distilled"]["deviation"] is None  # of one seed
+    assert results["runs"]["width=3,seed=1"]["error"] == "width=3 is odd: give another."
+
+
+def test_an_interruption_ends_the_sweep_and_keeps_what_was_found(runs, tmp_path, monkeypatch):
+    fake = module.run
+
+    def run(config, reporter=None):
+        if config.seed == 1:
+            raise Interrupted("stopped after iteration 1; the same command goes on from there.")
+        return fake(config)
+
+    monkeypatch.setattr(module, "run", run)
+    with pytest.raises(Interrupted, match="goes on"):
+        sweep(replace(TINY, out=tmp_path), {"seed": [0, 1, 2]})
+    assert [one.seed for one in runs] == [0]
+    assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["seed=0"]
+
+
+def test_float64_in_one_run_does_not_leak_into_the_next(tmp_path, monkeypatch):
+    seen = []
+
+    def run(config, reporter=None):
+        seen.append(jax.config.read("jax_enable_x64"))
+        if config.float64:
+            jax.config.update("jax_enable_x64", True)
+        return {"distilled": [1.0], "random_subset": [1.0]}
+
+    monkeypatch.setattr(module, "run", run)
+    sweep(replace(TINY, out=tmp_path), {"float64": ["true", "false"]})
+    assert seen == [False, False] and not jax.config.read("jax_enable_x64")
+
+
+def test_a_sweep_of_real_runs_goes_on(tmp_path, capsys, monkeypatch, compile_quickly):
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ["sweep", "--method", "frepo", "--iterations", "2", "--batch-size", "16", "--width",
+               "4", "--depth", "2", "--pool-size", "2", "--pool-steps", "1", "--curve-points", "1",
+               "--evaluation.repeats", "1", "--evaluation.steps", "2", "--out",
+               str(tmp_path)]  # fmt: skip
+    main([*command, "--vary", "seed=0,1"])
+    assert "2 │" in capsys.readouterr().out
+    before = json.loads((tmp_path / "results.json").read_text())
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed=*/metrics.jsonl")}
+    assert len(times) == 2
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "seed=1" / "results.json").unlink()  # stopped before its end
+    with pytest.raises(SystemExit) as ending:
+        main([*command, "--vary", "seed=0,1", "--vary", "ipc=1,200"])
+    assert ending.value.code == 1
+    said = capsys.readouterr()
+    assert "seed=0,ipc=200: ipc is 200 but class '8'" in said.out
+    assert "2 of 4 runs failed: seed=0,ipc=200; seed=1,ipc=200." in said.err
+    main([*command, "--vary", "seed=0,1"])
+    assert f"{tmp_path / 'seed=0'} holds this run, complete." in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text()) == before
+    path = tmp_path / "seed=0" / "metrics.jsonl"
+    assert path.stat().st_mtime_ns == times[path]
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_find_the_same(tmp_path, compile_quickly):
+    # Runs that fail come first: their processes have grown much by the end of the next.
+    vary = {"ipc": [200, 1], "seed": [0, 1]}
+    one, other = (
+        sweep(replace(TINY, out=tmp_path / str(jobs)), vary, jobs=jobs) for jobs in (1, 2)
+    )
+    assert list(one["runs"]) == list(other["runs"])
+    assert one["settings"][0] == other["settings"][0] and one["settings"][0]["failed"] == 2
+    for name in ("distilled", "random_subset"):
+        means = [results["settings"][1][name]["mean"] for results in (one, other)]
+        assert means[0] == pytest.approx(means[1], abs=0.02)  # compiled in another way
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("ipc=1,10", [1, 10]), ("tolerance=1e-2,1", [0.01, 1.0]), ("zca=true,false", [True, False]),
+        ("method=rcig,vig", ["rcig", "vig"]), ("width=8,none", [8, None]),
+        ("devices=all,2", ["all", 2]), ("batch-size=64", [64]), ("evaluation.norm=none", ["none"]),
+        ("evaluation.augment=false", [False]), ("dataset=a/b,digits", ["a/b", "digits"]),
+        ("samples=100,none", [100, None]),
+    ],
+)  # fmt: skip
+def test_words_become_values_of_the_settings_type(runs, tmp_path, word, expected):
+    results = sweep(replace(TINY, out=tmp_path), read_vary([word]))
+    (name,) = results["settings"][0]["varied"]
+    found = [row["varied"][name] for row in results["settings"]]
+    assert found == expected and [type(v) for v in found] == [type(v) for v in expected]
+    folders = [one.out for one in runs]
+    assert len(set(folders)) == len(folders) and all(f.parent == tmp_path for f in folders)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sead=1"], r"vary 'sead' is no setting of a run that can vary: did you mean 'seed'\?"),
+        (["out=a,b"], r"vary 'out' is no setting of a run that can vary"),
+        (["seed"], "vary 'seed' names no values: give e.g. seed=0,1,2."),
+        (["seed="], "vary 'seed=' names no values"),
+        (["seed=0", "seed=1"], "vary names seed twice: give all its values at once."),
+        (["batch-size=8", "batch_size=9"], "vary names a setting twice .*: give all its values"),
+        (["seed=0,0"], "vary seed has 0 twice: give each value once."),
+        (["seed=0,"], "vary seed='' is not of its type: give a whole number."),
+        (["ipc=many"], "vary ipc='many' is not of its type: give a whole number."),
+        (["width=wide"], "vary width='wide' is not .*: give a whole number or none."),
+        (["flip=perhaps"], "vary flip='perhaps' is not .*: give true or false or none."),
+        (["method=rcig,magic"], "vary method='magic' is not .*: give vig or cig or rig or "),
+        (["ipc=1,0"], "ipc=0 is too small: give 1 or more."),
+        ([], "vary is empty: give a setting and its values, e.g. seed=0,1,2."),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(runs, tmp_path, words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweep(replace(TINY, out=tmp_path / "new"), read_vary(words))
+    assert runs == [] and not (tmp_path / "new").exists()
+
+
+def test_what_python_gives_is_checked_too(runs, tmp_path):
+    for vary, sentence in [
+        ({"ipc": "12"}, "vary ipc='12' is no list of values: give e.g."),
+        ({"ipc": []}, r"vary ipc=\[\] is no list of values"),
+        ({"ipc": [1.5]}, "vary ipc=1.5 is not of its type: give a whole number."),
+        ({"ipc": [True]}, "vary ipc=True is not of its type"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            sweep(replace(TINY, out=tmp_path), vary)
+    with pytest.raises(ValueError, match="jobs=0 is too small: give 1 or more."):
+        sweep(replace(TINY, out=tmp_path), {"seed": [0]}, jobs=0)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run: give another folder to a sweep."):
+        sweep(replace(TINY, out=Path(tmp_path)), {"seed": [0]})
+    assert runs == []
