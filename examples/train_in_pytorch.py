@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 from train_on_distilled import load_distilled, preprocess, test_digits
 
 
@@ -63,7 +63,9 @@ def channels_first(images: np.ndarray) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Train PyTorch networks on an exported set of digits."
+    )
     parser.add_argument("folder", type=Path, help="what `bilevel-distill export --to hf` wrote")
     parser.add_argument("--networks", type=int, default=5)
     arguments = parser.parse_args()
