@@ -61,11 +61,11 @@ class Arguments:
     """
 
     name: str = "accuracy_over_time"
-    variants: tuple[str, ...] = ("RCIG exact", "RCIG paper's way", "FRePo")
+    variants: tuple[str, ...] = ("RCIG exact", "RCIG paper's way", "RCIG paper's way, our rate")
     seeds: tuple[int, ...] = (0, 1, 2)
-    marks: tuple[float, ...] = (20, 45, 90, 180)
-    ends: tuple[float, ...] = ()
-    networks: int = 1
+    marks: tuple[float, ...] = (20, 45, 90, 150, 240, 450, 900)
+    ends: tuple[float, ...] = (240, 900, 240)
+    networks: int = 2
     final_networks: int = 3
     run: RunConfig = field(
         default_factory=lambda: RunConfig(dataset="mnist", width=32, batch_size=256)

@@ -327,14 +327,13 @@ def over_time(read: Read) -> list[str]:
         "## Accuracy at equal time (figure 8)",
         "MNIST, one image per class, width 32, batch 256; variants take turns in one process, so "
         "that a slow moment of the machine is the same to all. The time is that of the "
-        "meta-iterations. Over seeds. (`benchmarks/accuracy_over_time.py`)",
+        "meta-iterations. (`benchmarks/accuracy_over_time.py`)",
     ]
-    for name in ("accuracy_over_time", "mnist_15_minutes"):
-        found = read(name)
-        records = (found or {"records": []})["records"]
-        if not records:
-            parts.append(f"`{name}`: {OPEN}.")
-            continue
+    found = read("accuracy_over_time")
+    if found is None:
+        parts.append(f"{OPEN}.".capitalize())
+    else:
+        records = found["records"]
         longest = max(records, key=lambda r: len(r["points"]))["points"]
         rows = []
         for variant in dict.fromkeys(r["variant"] for r in records):
@@ -343,9 +342,10 @@ def over_time(read: Read) -> list[str]:
             for i in range(1, len(longest)):
                 means = [100 * fmean(p[i]["accuracies"]) for p in own if i < len(p)]
                 cells.append(spread(means) if means else None)
-            rows.append([variant, *cells, str(len(own))])
+            rows.append([variant, *cells])
+        seeds = len({record["seed"] for record in records})
         marks = [f"{nearest(point['seconds'])} s" for point in longest[1:]]
-        parts += [f"`{name}`{on(found)}:", table(["", *marks, "seeds"], rows)]
+        parts += [f"Over {seeds} seed{'s' * (seeds > 1)}{on(found)}:", table(["", *marks], rows)]
     parts.append(
         "The paper's figure 8 is for CIFAR-100, one image per class, on an RTX 4090, as a picture; "
         f"by its text RCIG is past all others within 100 s. Here that is {OPEN}, and neither is "

@@ -50,7 +50,7 @@ MEASURED = {
         "batch": {"others": {}, "columns": ["seconds", "10^9 operations"],
                   "rows": [[64, [0.5, 10.0]], [1024, [4.5, 160.0]]],
                   "exponents": {"seconds": 0.97, "10^9 operations": 1.0}}}},
-    "mnist_15_minutes": {"machine": CPU, "records": [
+    "accuracy_over_time": {"machine": CPU, "records": [
         {"variant": "A", "seed": s, "points": [
             {"seconds": t, "accuracies": [a + 0.01 * s]} for t, a in ((0.0, 0.5), (300.6, 0.75))
         ]} for s in (0, 1)]},
