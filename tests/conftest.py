@@ -1,5 +1,6 @@
 """What all tests share: keys, float64, the real data, and jax's strict modes."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def strict_jax(request):
         return
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs hold memory maps, of which Linux gives a process 65,530; at the end of them
+    XLA crashes.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

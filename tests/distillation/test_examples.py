@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bilevel_distillation.data import load
@@ -21,3 +22,24 @@ def test_distill_cifar_on_real_images(real_data, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "cifar" / "images.png").read_bytes().startswith(b"\x89PNG")
     assert "meta-iterations in" in capsys.readouterr().out
     assert load("cifar10").image_shape == (32, 32, 3)
+
+
+@pytest.mark.slow
+def test_continual_learning_keeps_what_was_learned(capsys):
+    example = runpy.run_path(str(EXAMPLES / "continual_learning.py"))
+    arguments = example["Arguments"](
+        dataset="digits", classes=5, iterations=40, width=8, networks=1, seeds=(0,)
+    )
+    accuracies = example["main"](arguments)
+    assert {name: of.shape for name, of in accuracies.items()} == {
+        "distilled": (1, 2), "random": (1, 2),
+    }  # fmt: skip
+    assert accuracies["distilled"].min() > 30
+    assert "classes seen" in capsys.readouterr().out
+
+
+def test_labels_of_a_task_among_all_classes():
+    example = runpy.run_path(str(EXAMPLES / "continual_learning.py"))
+    labels = np.eye(2)[[1, 0]] - 1 / 2
+    wide = example["among_all"](labels, np.array([7, 3]), 10)
+    np.testing.assert_allclose(wide, np.eye(10)[[3, 7]] - 1 / 10, atol=1e-6)

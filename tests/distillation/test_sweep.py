@@ -208,3 +208,18 @@ def test_what_python_gives_is_checked_too(runs, tmp_path):
     with pytest.raises(ValueError, match="holds a run: give another folder to a sweep."):
         sweep(replace(TINY, out=Path(tmp_path)), {"seed": [0]})
     assert runs == []
+
+
+def test_programs_of_earlier_runs_are_dropped_before_they_are_too_many(monkeypatch):
+    def maps():
+        return Path("/proc/self/maps").read_text().count("\n")
+
+    kept = [jax.jit(lambda x, i=i: x @ x + i) for i in range(20)]
+    for function in kept:
+        function(np.ones((3, 3)))
+    held = maps()
+    module._forget_programs()
+    assert maps() >= held
+    monkeypatch.setattr(module, "MOST_MAPS", 0)
+    module._forget_programs()
+    assert maps() < held

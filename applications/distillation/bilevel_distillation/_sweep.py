@@ -21,6 +21,9 @@ from ._config import EvaluationConfig, RunConfig
 from ._folder import write_whole
 from ._run import Interrupted, Reporter, run
 
+MOST_MAPS = 30_000
+"""Memory maps of a process, beyond which programs compiled for earlier runs are dropped."""
+
 Found = dict[str, Any]
 """Of a run: its accuracies by kind, or `error`, the sentence that it ended with."""
 
@@ -232,6 +235,7 @@ def _run_all(
 
 def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> tuple[str, Found]:
     before = jax.config.read("jax_enable_x64")
+    _forget_programs()
     try:
         return name, run(config, reporter)
     except Interrupted:
@@ -242,6 +246,15 @@ def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> 
         return name, {"error": f"{type(error).__name__}: {error}"}
     finally:
         jax.config.update("jax_enable_x64", before)  # a run in float64 leaves it on
+
+
+def _forget_programs() -> None:
+    """Drop what was compiled for earlier runs before Linux runs out of memory maps for the process
+    (65,530), which XLA does not survive.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 def _run_beside_others(name: str, config: RunConfig) -> tuple[str, Found]:
