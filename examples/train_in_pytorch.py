@@ -3,7 +3,8 @@
     bilevel-distill run --dataset digits --ipc 1 --out runs/digits
     python examples/train_in_pytorch.py runs/digits/dataset
 
-JAX need not be installed: an exported set is Parquet, an npz file and a card. What its accuracy
+JAX need not be installed, only torch, datasets and pillow: an exported set is Parquet, an npz file
+and a card. What its accuracy
 depends on: the soft labels, squared error, and Adam with a warm-up and a cosine, as the card says.
 """
 
