@@ -4,8 +4,8 @@
     python examples/train_in_pytorch.py runs/digits/dataset
 
 JAX need not be installed, only torch, datasets and pillow: an exported set is Parquet, an npz file
-and a card. What its accuracy
-depends on: the soft labels, squared error, and Adam with a warm-up and a cosine, as the card says.
+and a card. Its accuracy depends on the soft labels, squared error, and Adam with a warm-up and a
+cosine, as the card says.
 """
 
 import argparse
