@@ -200,3 +200,13 @@ def test_nothing_to_solve_is_solved_by_zero(x64):
     assert float(jnp.max(jnp.abs(found.x))) == 0
     assert (int(found.steps), found.result) == (0, Result.successful)
     assert made.solve(jnp.full((8, 3), jnp.nan), 1e-2, 10).result == Result.nonfinite
+
+
+def test_more_rows_than_features_lose_no_digits_in_float32():
+    h = 30 * np.random.default_rng(0).normal(size=(60, 20))
+    b = np.random.default_rng(1).normal(size=(60, 3))
+    exact = np.linalg.solve(h @ h.T + 0.1 * np.eye(60), b)
+    kernel = Kernel.make(jnp.asarray(h, jnp.float32), 0.1, jnp.float32)
+    for found in (kernel.solve, kernel.precondition):
+        x = found(jnp.asarray(b, jnp.float32))
+        assert np.linalg.norm(x - exact) < 1e-5 * np.linalg.norm(exact)

@@ -107,12 +107,15 @@ class Solution(eqx.Module):
 
 class Kernel(eqx.Module):
     """R = ridge I + h h^T, and its inverse in whichever form is smaller: rows by rows, or features
-    by features (Woodbury). Without features it is ridge I.
+    by features, in a basis of the columns of h. Without features it is ridge I.
 
     Attributes:
         features: h, shape (m, features), or None.
         ridge: above 0.
-        factor: the Cholesky factor of R, or of ridge I + h^T h.
+        basis: orthonormal columns Q with h = Q S, where rows outnumber features: there R^-1 b is
+            (b - Q Q^T b) / ridge + Q (ridge I + S S^T)^-1 Q^T b, which cancels nothing, unlike
+            Woodbury's identity.
+        factor: the Cholesky factor of R, or of ridge I + S S^T.
         inverse: and the inverse of the same, for use in conjugate gradients: on a CPU a triangular
             solve leaves threads of the linear algebra library spinning, which slows down what
             follows.
@@ -120,6 +123,7 @@ class Kernel(eqx.Module):
 
     features: Float[Array, "m features"] | None
     ridge: float | Scalar
+    basis: Float[Array, "m k"] | None
     factor: Float[Array, "k k"] | None
     inverse: Float[Array, "k k"] | None
 
@@ -127,14 +131,16 @@ class Kernel(eqx.Module):
     def make(features: Float[Array, "m features"] | None, ridge: float, dtype: Any) -> "Kernel":
         """Factorise; `dtype` is that of the factorisation."""
         if features is None:
-            return Kernel(None, ridge, None, None)
-        h = features.astype(dtype)
+            return Kernel(None, ridge, None, None, None)
+        h, basis = features.astype(dtype), None
+        if h.shape[0] > h.shape[1]:
+            basis, h = jnp.linalg.qr(h)
         with jax.default_matmul_precision("highest"):
-            gram = h @ h.T if h.shape[0] <= h.shape[1] else h.T @ h
+            gram = h @ h.T
         eye = jnp.eye(gram.shape[0], dtype=dtype)
         factor = cho_factor(gram + jnp.asarray(ridge, dtype) * eye, lower=True)[0]
         inverse = cho_solve((factor, True), eye).astype(features.dtype)
-        return Kernel(features, ridge, factor, inverse)
+        return Kernel(features, ridge, basis, factor, inverse)
 
     def __call__(self, a: Outputs) -> Outputs:
         """R a."""
@@ -159,13 +165,16 @@ class Kernel(eqx.Module):
         return self._apply(lambda x: inverse @ x, b, b.dtype)
 
     def _apply(self, inverse, b, dtype):
-        assert self.features is not None
-        h, wide = self.features.astype(dtype), b.astype(dtype)
+        wide = b.astype(dtype)
+        if self.basis is None:
+            with jax.default_matmul_precision("highest"):
+                return inverse(wide).astype(b.dtype)
+        q = self.basis.astype(dtype)
         with jax.default_matmul_precision("highest"):
-            if h.shape[0] <= h.shape[1]:
-                x = inverse(wide)
-            else:
-                x = (wide - h @ inverse(h.T @ wide)) / jnp.asarray(self.ridge, dtype)
+            along = q.T @ wide
+            rest = wide - q @ along
+            rest = rest - q @ (q.T @ rest)  # what rounding left along Q would be divided by ridge
+            x = rest / jnp.asarray(self.ridge, dtype) + q @ inverse(along)
         return x.astype(b.dtype)
 
 
@@ -461,11 +470,13 @@ def _error(gains, first, gained, steps) -> Scalar:
 
 @compiled
 def _finish(kernel: Kernel, state: _State, tolerance) -> Solution:
-    exact = state.preconditioned <= 0  # nothing is left of the right-hand side
-    short = ~exact & (state.error > tolerance)
+    # Nothing is left of the right-hand side; clearly below zero, R^-1 has lost its sign to rounding.
+    broken = state.preconditioned < -(tolerance**2) * jnp.abs(state.gained)
+    exact = ~broken & (state.preconditioned <= 0)
+    short = broken | (~exact & (state.error > tolerance))
     result = Result.where(short, Result.max_steps_reached, Result.successful)
     x, rest = state.x * state.scale, kernel.precondition(state.residual) * state.scale
     finite = jnp.all(jnp.isfinite(x)) & jnp.isfinite(state.preconditioned)
     result = Result.where(finite, result, Result.nonfinite)
-    error = jnp.where(exact, 0, state.error).astype(state.error.dtype)
+    error = jnp.where(exact, 0, jnp.where(broken, 1, state.error)).astype(state.error.dtype)
     return Solution(x, x + rest, state.steps, error, result, state.searched)
