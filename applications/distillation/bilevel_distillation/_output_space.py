@@ -470,7 +470,7 @@ def _error(gains, first, gained, steps) -> Scalar:
 
 @compiled
 def _finish(kernel: Kernel, state: _State, tolerance) -> Solution:
-    # Nothing is left of the right-hand side; clearly below zero, R^-1 has lost its sign to rounding.
+    # At zero nothing is left of the right-hand side; far below it, rounding broke R^-1.
     broken = state.preconditioned < -(tolerance**2) * jnp.abs(state.gained)
     exact = ~broken & (state.preconditioned <= 0)
     short = broken | (~exact & (state.error > tolerance))
