@@ -14,7 +14,7 @@ Resumable: what the result file already holds is skipped.
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from unittest import mock
 
 import jax
@@ -122,6 +122,7 @@ def distil(arguments: Arguments) -> dict:
             dataset="tiny_imagenet", ipc=arguments.ipc, width=arguments.small_width, depth=3,
             batch_size=arguments.batch, pool_size=5, flip=False, iterations=arguments.iterations,
             n_subset=None if subset == arguments.ipc * CLASSES else subset, remat=True,
+            evaluation=EvaluationConfig(repeats=arguments.repeats, steps=500, warmup=100),
         )  # fmt: skip
         runs[subset], seconds[subset] = Distillation(config, data), []
     held = hold(data, runs[min(runs)].preprocessor)
@@ -134,9 +135,7 @@ def distil(arguments: Arguments) -> dict:
         print(iteration, {k: round(v[-1], 1) for k, v in seconds.items()}, flush=True)
     rows = []
     for subset, one in runs.items():
-        evaluation = EvaluationConfig(repeats=arguments.repeats, steps=500, warmup=100)
-        config = replace(one.config, evaluation=resolve_evaluation(one, evaluation))
-        accuracies = 100 * np.array(judge(config, held, one.distilled()))
+        accuracies = 100 * np.array(judge(one.config, held, one.distilled()))
         median = float(np.median(seconds[subset][1:]))
         rows.append([subset, median, float(accuracies.mean()), float(accuracies.std())])
         print(*rows[-1], flush=True)
@@ -152,11 +151,6 @@ def distil(arguments: Arguments) -> dict:
         "columns": ["n_subset", "seconds", "test accuracy %", "deviation"],
         "rows": rows,
     }
-
-
-def resolve_evaluation(one: Distillation, evaluation: EvaluationConfig) -> EvaluationConfig:
-    asked = replace(one.config, evaluation=evaluation)
-    return resolve(asked, one.data.image_shape, one.data.classes).evaluation
 
 
 if __name__ == "__main__":

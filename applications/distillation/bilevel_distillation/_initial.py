@@ -1,7 +1,5 @@
 """What distilled images begin as."""
 
-from typing import TYPE_CHECKING
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,9 +10,7 @@ from ._config import RunConfig
 from ._coreset import choose_per_class
 from ._pool import MakeNetwork
 from .data import ImageData, Preprocessor
-
-if TYPE_CHECKING:
-    from .networks import AbstractNetwork
+from .networks import AbstractNetwork
 
 MOST_CLUSTERED = 1000
 """Images of a class among which k-means looks."""
@@ -44,7 +40,7 @@ def _by_kmeans(
     ipc: int,
     data: ImageData,
     preprocessor: Preprocessor,
-    network: "AbstractNetwork",
+    network: AbstractNetwork,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " n"]:
     from sklearn.cluster import KMeans

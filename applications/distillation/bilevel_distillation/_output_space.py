@@ -470,13 +470,12 @@ def _error(gains, first, gained, steps) -> Scalar:
 
 @compiled
 def _finish(kernel: Kernel, state: _State, tolerance) -> Solution:
-    # At zero nothing is left of the right-hand side; far below it, rounding broke R^-1.
-    broken = state.preconditioned < -(tolerance**2) * jnp.abs(state.gained)
-    exact = ~broken & (state.preconditioned <= 0)
-    short = broken | (~exact & (state.error > tolerance))
-    result = Result.where(short, Result.max_steps_reached, Result.successful)
+    # The square of what is left, in the norm of R^-1: zero at the end, below it by rounding.
+    stopped = state.preconditioned <= 0
+    square = -state.preconditioned / jnp.where(state.gained > 0, state.gained, 1)
+    error = jnp.where(stopped, jnp.sqrt(jnp.where(stopped, square, 0)), state.error)
+    result = Result.where(error > tolerance, Result.max_steps_reached, Result.successful)
     x, rest = state.x * state.scale, kernel.precondition(state.residual) * state.scale
     finite = jnp.all(jnp.isfinite(x)) & jnp.isfinite(state.preconditioned)
     result = Result.where(finite, result, Result.nonfinite)
-    error = jnp.where(exact, 0, jnp.where(broken, 1, state.error)).astype(state.error.dtype)
     return Solution(x, x + rest, state.steps, error, result, state.searched)
