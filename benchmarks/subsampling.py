@@ -40,6 +40,7 @@ class Arguments:
         width: of the network whose memory is told.
         microbatch: images at a time, with n_subset.
         small_width: of the network that is distilled with; 0: none is.
+        tolerance: of its conjugate gradients.
         iterations: of distillation.
         batch: real images in the outer loss.
         repeats: networks trained for the accuracy.
@@ -50,6 +51,7 @@ class Arguments:
     width: int = 128
     microbatch: int = 250
     small_width: int = 8
+    tolerance: float = 0.1
     iterations: int = 20
     batch: int = 256
     repeats: int = 2
@@ -121,6 +123,7 @@ def distil(arguments: Arguments) -> dict:
         config = RunConfig(
             dataset="tiny_imagenet", ipc=arguments.ipc, width=arguments.small_width, depth=3,
             batch_size=arguments.batch, pool_size=5, flip=False, iterations=arguments.iterations,
+            tolerance=arguments.tolerance,
             n_subset=None if subset == arguments.ipc * CLASSES else subset, remat=True,
             evaluation=EvaluationConfig(repeats=arguments.repeats, steps=500, warmup=100),
         )  # fmt: skip
@@ -145,6 +148,7 @@ def distil(arguments: Arguments) -> dict:
             "classes": CLASSES,
             "width": arguments.small_width,
             "iterations": arguments.iterations,
+            "tolerance": arguments.tolerance,
             "batch": arguments.batch,
             "load": round(os.getloadavg()[0], 1),
         },

@@ -10,30 +10,11 @@ from jax.flatten_util import ravel_pytree
 from bilevel import Result, hypergradient
 from bilevel.inverse_hvp import Dense
 from bilevel.solvers import Newton
-from bilevel_distillation import Coreset, make_method
+from bilevel_distillation import make_method
 from bilevel_distillation._exact import Exact, exact_gradient
 from bilevel_distillation._output_space import Jacobian, Kernel, Rows, Space, System
-from bilevel_distillation.networks import ConvNet, smooth_relu
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-CLASSES, N, BATCH, SHAPE = 3, 6, 12, (8, 8, 1)
-
-
-@pytest.fixture
-def problem(x64):
-    """A small network, a coreset and a batch of random images, all in float64."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    network = ConvNet(SHAPE, CLASSES, width=3, depth=2, activation=smooth_relu, key=keys[0])
-    labels = jnp.eye(CLASSES)[jnp.arange(N) % CLASSES] - 1 / CLASSES
-    coreset = Coreset(
-        jax.random.normal(keys[1], (N, *SHAPE)),
-        labels + 0.1 * jax.random.normal(keys[2], labels.shape),
-        jnp.asarray(0.3),
-    )
-    images = jax.random.normal(keys[3], (BATCH, *SHAPE))
-    targets = jnp.eye(CLASSES)[jnp.arange(BATCH) % CLASSES]
-    return coreset, network, images, targets
 
 
 def dense(method, problem):
@@ -50,14 +31,9 @@ def dense(method, problem):
     )
 
 
-def distance(one, other):
-    a, b = ravel_pytree(one)[0], ravel_pytree(other)[0]
-    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
-
-
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["rcig", "cig"])
-def test_every_way_equals_the_dense_solver(problem, name, flip):
+def test_every_way_equals_the_dense_solver(problem, name, flip, distance):
     method = make_method(name, flip=flip)
     parts = make_method(name, flip=flip, microbatch=4)
     expected = dense(method, problem)
@@ -80,7 +56,7 @@ def test_every_way_equals_the_dense_solver(problem, name, flip):
         assert found.adjoint.result == Result.successful
 
 
-def test_compiled_as_one_program_it_is_the_same(problem):
+def test_compiled_as_one_program_it_is_the_same(problem, distance):
     method = make_method("rcig", microbatch=4)
     expected = exact_gradient(Exact("cholesky"), method, *problem)
     for how in (Exact("cholesky"), Exact("cg", 1e-12, 200), Exact("cg", 1e-12, 200, remat=True)):
@@ -88,7 +64,7 @@ def test_compiled_as_one_program_it_is_the_same(problem):
         assert distance(found.grad, expected.grad) < 1e-8
 
 
-def test_compiled_for_an_accelerator_it_is_the_same(problem, monkeypatch):
+def test_compiled_for_an_accelerator_it_is_the_same(problem, monkeypatch, distance):
     expected = exact_gradient(Exact("cholesky"), make_method("rcig"), *problem)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     method = make_method("rcig", microbatch=4)
@@ -104,7 +80,7 @@ def test_few_steps_say_that_they_fell_short(problem):
     assert 1e-6 < float(found.inner.error) < 1
 
 
-def test_the_gradient_of_a_subset_is_unbiased(problem):
+def test_the_gradient_of_a_subset_is_unbiased(problem, distance):
     method = make_method("rcig", microbatch=2)
     whole = exact_gradient(Exact("cholesky"), method, *problem)
     total = jax.tree.map(jnp.zeros_like, whole.grad)

@@ -89,18 +89,13 @@ def gradient_of(fixed, state, draws):
     return coreset_gradient(recipe, state.coreset, network, state.rates, images, targets, draws.key)
 
 
-def distance(one, other):
-    gap = optax.tree.norm(optax.tree.sub(one, other))
-    return float(gap / jnp.maximum(optax.tree.norm(other), 1e-30))
-
-
 @pytest.mark.parametrize(
     ("method", "changes"),
     [(name, {}) for name in METHODS]
     + [("rcig", dict(solve="adam")), ("rcig", dict(linear_solver="cholesky")),
        ("rcig", dict(microbatch=2, ipc=2, n_subset=4)), ("rcig", dict(remat=True))],
 )  # fmt: skip
-def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, changes):
+def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, changes, distance):
     fixed, start = prepare(method=method, **changes)
     whole = eqx.filter_jit(meta_step)
     one = other = start
@@ -134,7 +129,7 @@ def test_only_the_drawn_network_of_the_pool_changes(x64):
         assert list(leaf) == [False, False, True]
 
 
-def test_the_drawn_network_is_trained_on_the_new_coreset(x64):
+def test_the_drawn_network_is_trained_on_the_new_coreset(x64, distance):
     (recipe, training), start = prepare(method="frepo", pool_rate=1e-3)
     after, _ = meta_step((recipe, training), copy(start), draw(0, steps=2))
     network = take(start.pool, jnp.asarray(1)).network
@@ -153,7 +148,7 @@ def test_the_drawn_network_is_trained_on_the_new_coreset(x64):
     assert distance(take(start.pool, jnp.asarray(1)).network, network) > 1e-4
 
 
-def test_a_network_is_renewed_at_its_age_with_the_key_of_the_draw(x64):
+def test_a_network_is_renewed_at_its_age_with_the_key_of_the_draw(x64, distance):
     fixed, start = prepare(method="frepo", most_pool_steps=3)
     young, _ = meta_step(fixed, copy(start), draw(0, steps=2))
     assert list(young.pool.ages) == [0, 2, 0]
@@ -189,7 +184,7 @@ def test_clipping_is_leaf_by_leaf_to_the_norm_of_the_direct_gradient(x64):
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
-def test_the_moving_average_is_corrected_for_its_bias(x64):
+def test_the_moving_average_is_corrected_for_its_bias(x64, distance):
     fixed, state = prepare(method="frepo")
     assert jnp.array_equal(state.averaged.images, state.coreset.images)
     iterates = []
@@ -244,7 +239,7 @@ def test_the_metrics_are_those_of_the_gradient(x64):
         assert bool(getattr(told, f"{name}_monotone")) is bool(np.all(np.diff(losses) <= 0))
 
 
-def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64):
+def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64, distance):
     from bilevel_distillation._meta_step import compiled_meta_step
 
     fixed, start = prepare(method="frepo")

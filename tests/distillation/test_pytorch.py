@@ -1,7 +1,7 @@
 """Someone with PyTorch and no JAX trains on an exported set.
 
-The interpreter that has PyTorch is named by BILEVEL_TORCH (`make torch` makes one and runs this);
-without it, the one that runs the tests is tried.
+The interpreter that has PyTorch is named by BILEVEL_TORCH (`make torch` makes one and runs this,
+and without PyTorch there it fails); where none is named, the one that runs the tests is tried.
 """
 
 import os
@@ -20,9 +20,10 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "train_in_pytorch.py"
 
 @pytest.fixture(scope="module")
 def interpreter():
-    found = os.environ.get("BILEVEL_TORCH", sys.executable)
-    has = subprocess.run([found, "-c", "import torch"], capture_output=True).returncode == 0
-    if not has:
+    if named := os.environ.get("BILEVEL_TORCH"):
+        return named
+    found = sys.executable
+    if subprocess.run([found, "-c", "import torch"], capture_output=True).returncode != 0:
         pytest.skip("PyTorch is not installed here: `make torch` installs it and runs this test")
     return found
 
