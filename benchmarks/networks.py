@@ -46,7 +46,7 @@ class Arguments:
     width: int = 16
     norm: str = "none"
     batch_size: int = 256
-    iterations: int = 300
+    iterations: int = 200
     pool_size: int = 10
     tolerance: float = 0.1
     judges: tuple[tuple[str, str], ...] = (
@@ -57,7 +57,7 @@ class Arguments:
         ("resnet18", "batch"),
     )
     judges_width: int = 16
-    steps: int = 500
+    steps: int = 400
     learning_rate: float = 1e-3
     repeats: int = 2
     out: Path = Path("runs/networks_cifar10")

@@ -53,12 +53,12 @@ class Arguments:
     counts: tuple[int, ...] = (0, 2, 5, 10, 20, 30)
     cg: tuple[int, ...] = (2, 5, 10)
     repeats: int = 5
-    width: int = 16
+    width: int = 8
     batch: int = 256
     trained: int = 50
-    iterations: int = 100
+    iterations: int = 60
     pool: int = 5
-    networks: int = 2
+    networks: int = 1
     seed: int = 0
 
 

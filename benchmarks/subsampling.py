@@ -52,7 +52,7 @@ class Arguments:
     microbatch: int = 250
     small_width: int = 8
     tolerance: float = 0.1
-    iterations: int = 20
+    iterations: int = 8
     batch: int = 256
     repeats: int = 2
 

@@ -98,7 +98,7 @@ def page(read: Read) -> str:
         "budgets are often far below the paper's: look at the settings before you compare.",
         *methods(read), *accuracy(read), *time(read), *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
-        *gradient(read), *toolkit(read), *devices(read),
+        *gradient(read), *presets(read), *toolkit(read), *devices(read),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -225,7 +225,7 @@ def networks(read: Read) -> list[str]:
         f"{': ' + settings(found['settings']) if found and 'settings' in found else ' is open'}. "
         "The paper also has 51.3 ± 1.7 (54.4 ± 1.1) for a ResNet-18 in its \u201cdefault\u201d "
         "normalisation. "
-        "(`bilevel-distill evaluate --network ... --norm ...`)",
+        "(`benchmarks/networks.py`)",
         table(
             ["network", "norm", "ours", "random", "paper", "paper, distilled with batch norm"], rows
         ),  # fmt: skip
@@ -250,7 +250,7 @@ def attacks(read: Read) -> list[str]:
         "outputs on those images and on held-out ones: 0.5 is guessing, 1 is knowing. Networks "
         "are trained on the distilled set, on 500 random images, and on all 10,000. Ours"
         f"{': ' + settings(found['settings']) if found else ' is open'}. The paper: 16,000 "
-        "meta-iterations, 25 networks. (`bilevel-distill attack`)",
+        "iterations, 25 networks. (`benchmarks/attack.py`)",
         table(["attacker", "distilled", "paper", "random", "paper", "real", "paper"], rows),
     ]
 
@@ -414,6 +414,25 @@ def gradient(read: Read) -> list[str]:
         "the error of the meta-gradient.",
         table(["distilled images", "way", "seconds", "times as fast", "error", "steps"], rows),
     ]
+
+
+def presets(read: Read) -> list[str]:
+    found = read("presets")
+    parts = [
+        "## The meta-step of the paper's rows, compiled",
+        "Width 128, batch 1,024, the paper's subsets: the meta-step compiled whole, as for an "
+        f"accelerator, for shapes alone{on(found)}. Memory is by the program, activations kept; "
+        "`--remat --microbatch 250` takes less. (`benchmarks/presets.py`)",
+    ]
+    if found is None:
+        return [*parts, f"{OPEN.capitalize()}."]
+    columns = ["distilled", "n_subset", "compilation, s", "memory, GB",
+               "of it training images, GB"]  # fmt: skip
+    rows = []
+    for row, one in found["rows"].items():
+        dataset, ipc = row.split("/")
+        rows.append([f"{NAMES[dataset]}, {ipc}", *(short(one[column]) for column in columns)])
+    return [*parts, table(["row", *columns], rows)]
 
 
 def toolkit(read: Read) -> list[str]:

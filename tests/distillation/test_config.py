@@ -34,6 +34,7 @@ def test_configs_come_back_from_json_as_they_were():
         ({"zca": "perhaps", "width": []}, "width"),
         ({"evaluation": {"repeats": None}}, "repeats"),
         ({"ipc": 0}, "ipc=0 is too small"),
+        ({"devices": 1.5}, "devices=1.5"),
         ({"evaluation": {"network": "vgg"}}, "network"),
     ],
 )

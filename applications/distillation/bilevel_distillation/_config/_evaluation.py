@@ -1,0 +1,58 @@
+"""The settings of networks that are trained to judge."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..networks import NetworkName, NormName
+from ._checks import at_least_one, one_of, positive
+from ._types import AsDistilled, ByNetwork, LabelName, Open
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a distilled set is judged: networks trained from scratch on it, tested on held-out
+    images.
+
+    Attributes:
+        repeats: how many networks; mean and deviation are over them.
+        network: convnet, resnet18, vgg11 or alexnet.
+        norm: its normalisation.
+        width: channels of its first convolution; by default a ConvNet's is that of the network
+            that distils, and the others have their usual ones.
+        augment: train on randomly changed images, anew in each step.
+        labels: soft (those of the set), or hard (one-hot at the largest of them, centred).
+        steps: training steps; by default 1000 for up to 10 images, else 2000.
+        learning_rate: Adam's highest rate, reached by a linear warm-up, then cosine to 1 %; by
+            default 3e-4 for resnet18, else 1e-4.
+        warmup: steps of warm-up; at most half of all steps are.
+        batch_size: the whole set up to this many images, else random batches of this size.
+    """
+
+    repeats: int = 5
+    network: NetworkName = "convnet"
+    norm: AsDistilled[NormName] = None
+    width: ByNetwork[int] = None
+    augment: bool = False
+    labels: LabelName = "soft"
+    steps: Open[int] = None
+    learning_rate: ByNetwork[float] = None
+    warmup: int = 500
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        one_of("evaluation.network", self.network, NetworkName)
+        if self.norm is not None:
+            one_of("evaluation.norm", self.norm, NormName)
+        check_training(self, "evaluation.")
+
+
+def check_training(config: Any, prefix: str = "") -> None:
+    """Of an `EvaluationConfig` or an `EvaluateConfig`."""
+    one_of(f"{prefix}labels", config.labels, LabelName)
+    for name in ("repeats", "steps", "batch_size", "width"):
+        if getattr(config, name) is not None:
+            at_least_one(prefix + name, getattr(config, name))
+    if config.warmup < 0:
+        raise ValueError(f"{prefix}warmup={config.warmup} is negative: give 0 or more.")
+    if config.learning_rate is not None:
+        positive(f"{prefix}learning_rate", config.learning_rate)

@@ -1,0 +1,169 @@
+"""The settings of a run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..networks import NormName
+from ._checks import at_least_one, one_of, positive
+from ._evaluation import EvaluationConfig
+from ._types import (
+    ByData,
+    BySolve,
+    Devices,
+    Found,
+    Init,
+    LinearSolver,
+    MethodName,
+    Open,
+    Precision,
+    Solve,
+    Storage,
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to distil, and how. Settings that are None come from the data set.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
+            hub name or a local folder.
+        ipc: distilled images per class.
+        method: RCIG, or one of those that it is built from.
+        out: the run's folder; a run that is there goes on.
+        seed: of everything random.
+        init: what distilled images begin as: random real images, noise, or the real images nearest
+            to the centres of each class by k-means in the features of a random network.
+        iterations: meta-iterations.
+        batch_size: real images in each of them.
+        width: channels of the first convolution.
+        depth: convolutions, each halving the image.
+        padding: pixels added around the image in the first convolution (28 becomes 32 by 2).
+        norm: the network's normalisation: none, batch (by the statistics of the distilled images,
+            which are held fixed in a meta-gradient), instance, group (of 32) or layer.
+        ridge_rate: ridge penalty divided by the number of distilled images.
+        zca: whiten colour images.
+        flip: double the distilled set by its mirror images.
+        augment: change the distilled images at random in each meta-gradient.
+        smooth: softplus(60 x)/60 instead of ReLU while distilling.
+        solve: exact (linear algebra) or adam (the paper's way, rates tuned at the start).
+        linear_solver: of the exact way: cholesky, cg (conjugate gradients), or auto, by size.
+        tolerance: relative error of the meta-gradient that conjugate gradients aim at.
+        max_cg_steps: and their greatest number.
+        float64: factorise in float64.
+        n_subset: derivatives with respect to the distilled images go through so many of them, drawn
+            anew in each meta-iteration (the gradient stays unbiased).
+        remat: keep no activations of the distilled images; less memory, half as many
+            operations again in a product.
+        precision: of convolutions and matrix products on an accelerator; the small solves stay at
+            the highest.
+        adam_steps: Adam's steps, in the inner problem and in the adjoint.
+        clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
+        coreset_rate: AdaBelief's rate for images and labels; by default 3e-2 where the solve is
+            exact, and the paper's 3e-3 elsewhere.
+        coreset_decay: what is left of that rate at the end, after a cosine; by default 0.1 where
+            the solve is exact, and 1 (a constant rate) elsewhere.
+        temperature_rate: and for the logarithm of the temperature.
+        average_decay: of the moving average that is evaluated and released.
+        pool_size: networks in the pool.
+        pool_rate: Adam's rate in their training.
+        pool_steps: training steps a network gets after its use: a random number from 1 to this.
+        most_pool_steps: the age at which a network is replaced by a fresh one.
+        devices: over how many the data, the distilled images and the pool are split; with several
+            processes, all. A run may go on with another number.
+        storage: where training images are kept: floats (preprocessed, on the device), bytes (a
+            quarter of that, preprocessed in each meta-iteration), host (bytes in main memory, the
+            next batch sent while a meta-iteration runs), or auto, by their size.
+        microbatch: images are run through the network in parts of this size, which is faster on a
+            CPU, and takes less memory elsewhere; by default 32 on a CPU, and all at once elsewhere.
+        curve_points: how often, evenly spaced, one network is trained for the learning curve.
+        checkpoint_seconds: time between checkpoints.
+        image_column: the data set's column of images.
+        label_column: its column of labels.
+        train_split: its split to distil.
+        test_split: its split to evaluate on.
+        samples: only so many training images, a class-balanced part drawn from the seed, are seen.
+        resolution: resize and crop images to this many pixels.
+        evaluation: how the result is judged.
+    """
+
+    dataset: str = "digits"
+    ipc: int = 1
+    method: MethodName = "rcig"
+    out: Path = Path("runs/digits")
+    seed: int = 0
+    init: Init = "real"
+    iterations: ByData[int] = None
+    batch_size: ByData[int] = None
+    width: ByData[int] = None
+    depth: ByData[int] = None
+    padding: ByData[int] = None
+    norm: NormName = "none"
+    ridge_rate: ByData[float] = None
+    zca: ByData[bool] = None
+    flip: ByData[bool] = None
+    augment: bool = False
+    smooth: ByData[bool] = None
+    solve: Solve = "exact"
+    linear_solver: LinearSolver = "auto"
+    tolerance: float = 1e-2
+    max_cg_steps: int = 64
+    float64: bool = False
+    n_subset: Open[int] = None
+    remat: bool = False
+    precision: Precision = "float32"
+    adam_steps: int = 20
+    clip_implicit: bool = True
+    coreset_rate: BySolve[float] = None
+    coreset_decay: BySolve[float] = None
+    temperature_rate: float = 3e-2
+    average_decay: float = 0.99
+    pool_size: int = 30
+    pool_rate: float = 5e-5
+    pool_steps: int = 15
+    most_pool_steps: int = 100
+    devices: Devices = 1
+    storage: Storage = "auto"
+    microbatch: Open[int] = None
+    curve_points: int = 5
+    checkpoint_seconds: float = 30.0
+    image_column: Found[str] = None
+    label_column: Found[str] = None
+    train_split: Found[str] = None
+    test_split: Found[str] = None
+    samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = None
+    resolution: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")
+    ] = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", MethodName), ("solve", Solve), ("norm", NormName),
+                            ("linear_solver", LinearSolver), ("precision", Precision),
+                            ("storage", Storage), ("init", Init)):  # fmt: skip
+            one_of(name, getattr(self, name), known)
+        for name in ("ipc", "pool_size", "pool_steps", "most_pool_steps", "adam_steps",
+                     "max_cg_steps", "curve_points"):  # fmt: skip
+            at_least_one(name, getattr(self, name))
+        for name in ("iterations", "batch_size", "width", "depth", "microbatch", "resolution",
+                     "n_subset", "samples"):  # fmt: skip
+            if getattr(self, name) is not None:
+                at_least_one(name, getattr(self, name))
+        if self.devices != "all":
+            at_least_one("devices", self.devices)
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(
+                f"average_decay={self.average_decay} is not a decay: give 0 or more and below 1."
+            )
+        if self.coreset_decay is not None and not 0 < self.coreset_decay <= 1:
+            raise ValueError(
+                f"coreset_decay={self.coreset_decay} is not a share: give above 0 and at most 1."
+            )
+        if self.padding is not None and self.padding < 0:
+            raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
+        for name in ("ridge_rate", "tolerance", "coreset_rate", "temperature_rate", "pool_rate"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
