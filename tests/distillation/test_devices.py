@@ -1,9 +1,11 @@
 """Several devices, and several processes, give what one gives, to rounding."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import equinox as eqx
@@ -112,60 +114,86 @@ def test_more_devices_than_there_are_is_said_before_anything_is_loaded(tmp_path)
         replace(TINY, devices=0)
 
 
-def start(out, **environment):
+def start_two(path, *more):
+    """Both processes of a run on this machine; the first writes to `path / "process0"`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     config = [
         "--ipc", "8", "--iterations", "2", "--batch-size", "32", "--width", "2", "--depth", "1",
         "--ridge-rate", "0.1", "--linear-solver", "cg", "--max-cg-steps", "2", "--pool-size", "8",
         "--pool-steps", "2", "--most-pool-steps", "3", "--curve-points", "1",
-        "--evaluation.repeats", "1", "--evaluation.steps", "2",
+        "--evaluation.repeats", "1", "--evaluation.steps", "2", *more,
     ]  # fmt: skip
     command = [sys.executable, "-m", "bilevel_distillation", "run", "--devices", "all",
-               "--distributed", *config, "--out", str(out)]  # fmt: skip
-    return subprocess.Popen(
-        command,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        start(
-            tmp_path / f"process{i}",
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(i),
+               "--distributed", *config]  # fmt: skip
+    processes = []
+    for i in range(2):
+        own = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(i),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        processes.append(
+            subprocess.Popen(
+                [*command, "--out", str(path / f"process{i}")],
+                env=os.environ | own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
-        for i in range(2)
-    ]
+    return processes
+
+
+def ends(processes):
+    """What they have printed and their exit statuses, once they have ended."""
     try:
-        run(replace(TINY, out=tmp_path / "alone"))
         said = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "distilled set" in said[0] and "distilled set" not in said[1]
-    assert not (tmp_path / "process1").exists()
+    return said, [process.returncode for process in processes]
+
+
+def agree(path, tolerance):
     with (
-        np.load(tmp_path / "process0" / "distilled.npz") as found,
-        np.load(tmp_path / "alone" / "distilled.npz") as expected,
+        np.load(path / "process0" / "distilled.npz") as found,
+        np.load(path / "alone" / "distilled.npz") as expected,
     ):
         for name in ("images", "labels"):
             # As a whole: AdaBelief's first steps are of one size however small a pixel's gradient.
             gap = np.linalg.norm(found[name] - expected[name])
-            assert gap <= 1e-5 * np.linalg.norm(expected[name]), name
+            assert gap <= tolerance * np.linalg.norm(expected[name]), name
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    processes = start_two(tmp_path)
+    run(replace(TINY, out=tmp_path / "alone"))
+    said, codes = ends(processes)
+    assert codes == [0, 0], said
+    assert "distilled set" in said[0] and "distilled set" not in said[1]
+    assert not (tmp_path / "process1").exists()
+    agree(tmp_path, 1e-5)
     files = {path.name for path in (tmp_path / "alone").iterdir()}
     assert {path.name for path in (tmp_path / "process0").iterdir()} == files
 
 
-def test_processes_that_cannot_be_found_are_said(tmp_path):
-    process = start(tmp_path / "run", JAX_NUM_PROCESSES="two")
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 2
-    assert "JAX_NUM_PROCESSES='two' is no number" in said
+def test_a_signal_to_one_of_two_processes_stops_both_and_they_go_on(tmp_path):
+    more = ("--iterations", "30", "--checkpoint-seconds", "0")
+    processes = start_two(tmp_path, *more)
+    while not list((tmp_path / "process0").glob("checkpoints/[0-9]*")):
+        assert processes[0].poll() is None, ends(processes)
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    said, codes = ends(processes)
+    assert codes == [130, 130], said
+    assert "goes on from there" in said[0], said
+    assert not (tmp_path / "process0" / "distilled.npz").exists()
+    processes = start_two(tmp_path, *more)
+    run(replace(TINY, iterations=30, out=tmp_path / "alone"))
+    said, codes = ends(processes)
+    assert codes == [0, 0], said
+    assert "resuming" in said[0], said
+    agree(tmp_path, 1e-5)
