@@ -1,8 +1,8 @@
 """The five methods with the same small budget: the shape of table 1 of the RCIG paper.
 
 Each (data set, method, seed) is distilled for the same number of meta-iterations with the same
-network, batch and initial images, and judged by networks trained from scratch; beside it random
-subsets of the same size by the same recipe.
+network, batch and initial images, at the paper's rate of the coreset's optimiser, and judged by
+networks trained from scratch; beside it random subsets of the same size by the same recipe.
 
     python benchmarks/methods.py --dataset digits
     python benchmarks/methods.py --dataset mnist
@@ -73,6 +73,8 @@ def distil(arguments: Arguments, data, method: str, seed: int) -> list[dict]:
         dataset=arguments.dataset,
         method=method,
         seed=seed,
+        coreset_rate=3e-3,
+        coreset_decay=1.0,
         evaluation=EvaluationConfig(repeats=arguments.networks),
         **BUDGETS[arguments.dataset],
     )
