@@ -341,15 +341,15 @@ def over_time(read: Read) -> list[str]:
     else:
         records = found["records"]
         longest = max(records, key=lambda r: len(r["points"]))["points"]
-        rows = []
+        rows, seeds = [], len({record["seed"] for record in records})
         for variant in dict.fromkeys(r["variant"] for r in records):
             own = [r["points"] for r in records if r["variant"] == variant]
             cells = []
             for i in range(1, len(longest)):
                 means = [100 * fmean(p[i]["accuracies"]) for p in own if i < len(p)]
                 cells.append(spread(means) if means else None)
-            rows.append([variant, *cells])
-        seeds = len({record["seed"] for record in records})
+            name = variant if len(own) == seeds else f"{variant} (over {len(own)})"
+            rows.append([name, *cells])
         marks = [f"{nearest(point['seconds'])} s" for point in longest[1:]]
         parts += [f"Over {seeds} seed{'s' * (seeds > 1)}{on(found)}:", table(["", *marks], rows)]
     parts.append(
