@@ -308,7 +308,8 @@ def subsampling(read: Read) -> list[str]:
         ours: list[str | None] = [OPEN, None]
         if subset in measured:
             seconds, mean, deviation = measured[subset]
-            ours = [f"{mean:.1f} ± {deviation:.1f}", f"{seconds:.1f}"]
+            accuracy = OPEN if mean is None else f"{mean:.1f} ± {deviation:.1f}"
+            ours = [accuracy, f"{seconds:.1f}"]
         rows.append([f"{subset:,}", *ours, paper or None, gigabytes or None])
     said = f"Ours: {settings(tried['settings'])}. " if tried else ""
     parts = [
