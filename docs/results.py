@@ -96,10 +96,10 @@ def page(read: Read) -> str:
         f"\u201c{OPEN}\u201d is said where nobody has taken a figure here yet; a dash stands "
         "where there is none to show. Widths, batches and "
         "budgets are often far below the paper's: look at the settings before you compare.",
-        "What the full sizes need: the paper's width of 128, batch of 1,024 and iterations (table 7 "
-        "below) are what `bilevel-distill run` takes by default and the scripts take as arguments. "
-        "The memory is further down, for each row; the time is 0.7 to 11 hours on the paper's "
-        "RTX A6000.",
+        "What the full sizes need: the paper's width of 128, batch of 1,024 and iterations are "
+        "what `bilevel-distill run` takes by default and the scripts take as arguments. The memory "
+        "of each row is further down; the time, on the paper's RTX A6000, was 40 minutes to 13 "
+        "hours (table 7 below).",
         *methods(read), *accuracy(read), *time(read), *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
         *gradient(read), *presets(read), *toolkit(read), *devices(read),
