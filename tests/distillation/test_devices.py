@@ -183,8 +183,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
 def test_a_signal_to_one_of_two_processes_stops_both_and_they_go_on(tmp_path):
     more = ("--iterations", "30", "--checkpoint-seconds", "0")
     processes = start_two(tmp_path, *more)
+    deadline = time.monotonic() + 200
     while not list((tmp_path / "process0").glob("checkpoints/[0-9]*")):
-        assert processes[0].poll() is None, ends(processes)
+        assert processes[0].poll() is None and time.monotonic() < deadline, ends(processes)
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
     said, codes = ends(processes)
