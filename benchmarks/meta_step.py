@@ -82,7 +82,7 @@ class Arguments:
     batch: int = 256
     trained: int = 50
     pool_steps: int = 8
-    tolerances: tuple[float, ...] = (0.1, 0.06, 0.03, 0.01)
+    tolerances: tuple[float, ...] = (0.1, 0.08, 0.06, 0.03, 0.01)
     account: bool = False
 
 

@@ -152,12 +152,13 @@ def test_smooth_relu_does_not_overflow_in_float32():
     np.testing.assert_array_equal(jax.vmap(jax.grad(smooth_relu))(x), [0, 0, 1, 1])
 
 
+@pytest.mark.parametrize("inputs", [2, 64])
 @pytest.mark.parametrize(("size", "stride", "padding"), [(1, 2, 0), (3, 2, 1), (5, 1, 2)])
-def test_convolutions_of_other_sizes_and_strides_equal_numpy(x64, getkey, size, stride, padding):
+def test_convolutions_equal_numpy(x64, getkey, size, stride, padding, inputs):
     layer = random_biases(
-        Convolution(2, 3, size=size, stride=stride, padding=padding, key=getkey())
+        Convolution(inputs, 3, size=size, stride=stride, padding=padding, key=getkey())
     )
-    x = np.random.default_rng(1).normal(size=(4, 7, 8, 2))
+    x = np.random.default_rng(1).normal(size=(4, 7, 8, inputs))
     around = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     height, width = ((side + 2 * padding - size) // stride + 1 for side in (7, 8))
     expected = np.zeros((4, height, width, 3))

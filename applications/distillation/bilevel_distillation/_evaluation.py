@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._augmentation import augment
 from ._config import EvaluationConfig
-from ._losses import squared_error
-from ._pool import MakeNetwork
-from .networks import AbstractNetwork, refresh_statistics
+from ._memory import part_size
+from ._parts import compiled
+from ._pool import MakeNetwork, Member, make_member, train_on
+from .networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
 FOR_STATISTICS = 1000
 
@@ -38,7 +39,7 @@ def train_network(
     batch normalisation has the statistics of (at most 1,000 of) the images.
 
     On an accelerator all steps are one compiled loop; on a CPU they are dispatched one by one,
-    because XLA's CPU loops slow convolutions down.
+    because XLA's CPU loops slow convolutions down, and large batches part by part.
     """
     steps, learning_rate = config.steps, config.learning_rate
     if steps is None or learning_rate is None:
@@ -46,16 +47,20 @@ def train_network(
         raise ValueError(f"evaluation.{name} is None: give a number, or resolve the config first.")
     optimiser = _optimiser(learning_rate, config.warmup, steps)
     network_key, batch_key = jax.random.split(key)
-    network = _make(make_network, network_key)
-    state = (network, optimiser.init(eqx.filter(network, eqx.is_inexact_array)))
+    member = _make(make_network, optimiser, network_key)
     batch_size = min(config.batch_size, images.shape[0])
     fixed = (optimiser, images, labels, batch_key, batch_size, config.augment)
     if jax.default_backend() == "cpu":
+        take_step = _step if _in_parts(member.network, images[:batch_size]) else _step_donated
         for step in range(steps):
-            state = _step_donated((*fixed, np.int32(step)), state)
+            member = take_step((*fixed, np.int32(step)), member)
     else:
-        state = _train_looped(fixed, state, steps)
-    return _finish(state[0], images[:FOR_STATISTICS])
+        member = _train_looped(fixed, member, steps)
+    return _finish(member.network, images[:FOR_STATISTICS])
+
+
+def _in_parts(network: AbstractNetwork, batch: Float[Array, "n height width channels"]) -> bool:
+    return not has_batch_norm(network) and part_size(network, batch, None) is not None
 
 
 def evaluate(
@@ -93,9 +98,12 @@ def accuracy(
     network: AbstractNetwork,
     images: Float[Array, "n height width channels"],
     labels: Int[Array, " n"],
-    batch_size: int = 250,
+    batch_size: int | None = None,
 ) -> Float[Array, ""]:
-    """The fraction of images that the network classifies right."""
+    """The fraction of images that the network classifies right, `batch_size` of them at a time
+    (None: 250, or fewer on a CPU, so that they fit its caches).
+    """
+    batch_size = batch_size or part_size(network, images, 250) or 250
     hits = [
         _hits(network, images[i : i + batch_size], labels[i : i + batch_size])
         for i in range(0, images.shape[0], batch_size)
@@ -109,8 +117,8 @@ def _hits(network, images, labels):
 
 
 @eqx.filter_jit
-def _make(make_network, key):
-    return eqx.nn.inference_mode(make_network(key), False)
+def _make(make_network, optimiser, key) -> Member:
+    return make_member(make_network, optimiser, key)
 
 
 @eqx.filter_jit
@@ -124,9 +132,13 @@ def _optimiser(learning_rate: float, warmup: int, steps: int) -> optax.GradientT
     return optax.adam(schedule(learning_rate, warmup, steps))
 
 
-def _step(fixed, state):
+def _step(fixed, member: Member) -> Member:
     optimiser, images, labels, key, batch_size, changed, step = fixed
-    network, optimiser_state = state
+    return train_on(member, optimiser, _batch(images, labels, key, batch_size, changed, step))
+
+
+@compiled
+def _batch(images, labels, key, batch_size: int, changed: bool, step):
     if batch_size < images.shape[0]:
         rows = jax.random.choice(
             jax.random.fold_in(key, step), images.shape[0], (batch_size,), replace=False
@@ -134,17 +146,15 @@ def _step(fixed, state):
         images, labels = images[rows], labels[rows]
     if changed:
         images = augment(images, jax.random.fold_in(jax.random.fold_in(key, step), 1))
-    gradient = eqx.filter_grad(lambda net: squared_error(net(images), labels))(network)
-    updates, optimiser_state = optimiser.update(gradient, optimiser_state)
-    return eqx.apply_updates(network, updates), optimiser_state
+    return images, labels
 
 
 _step_donated = eqx.filter_jit(_step, donate="all-except-first")
 
 
 @eqx.filter_jit
-def _train_looped(fixed, state, steps):
-    arrays, static = eqx.partition(state, eqx.is_array)
+def _train_looped(fixed, member: Member, steps) -> Member:
+    arrays, static = eqx.partition(member, eqx.is_array)
 
     def body(step, arrays):
         return eqx.filter(_step((*fixed, step), eqx.combine(arrays, static)), eqx.is_array)

@@ -32,6 +32,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 from ._coreset import Coreset
+from ._memory import part_size
 from ._methods import AbstractLinearized
 from ._output_space import (
     MOST_FACTORISED,
@@ -133,6 +134,10 @@ class _Model(eqx.Module):
     method: AbstractLinearized
     body: PyTree[Array]
     rest: AbstractNetwork
+
+    @property
+    def network(self) -> AbstractNetwork:
+        return eqx.combine(self.body, self.rest)
 
     def features_and_outputs(self, body, images):
         return eqx.combine(body, self.rest).features_and_outputs(images)
@@ -268,7 +273,8 @@ def _outer(model: _Model, theta, weight, coreset: Coreset, images, targets):
         images, targets = part
         return _outer_part(model, theta, weight, coreset, images, targets, total)
 
-    (value, grads), predictions = accumulate(of, (images, targets), model.method.microbatch)
+    size = part_size(model.network, images, model.method.microbatch)
+    (value, grads), predictions = accumulate(of, (images, targets), size)
     g, to_weight, *direct = grads
     return value, predictions, (g, to_weight, direct)
 
@@ -317,7 +323,8 @@ def _to_images(model: _Model, theta, v, support, cotangents, rows):
     if rows is not None:
         total, size = support.shape[0], rows.shape[0]
         support, cotangents = _take_rows((support, cotangents), rows, total / size)
-    size = model.method.microbatch
+    size = part_size(model.network, support, model.method.microbatch)
+    size = size and max(1, size // 2)  # it holds twice as much as the others
     starts = slices(jnp.arange(support.shape[0]), size)
     if len(starts) == 1:
         return _to_part(model, theta, v, support, cotangents, None)

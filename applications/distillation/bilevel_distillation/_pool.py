@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from ._coreset import Coreset
 from ._losses import squared_error
+from ._memory import part_size
 from ._parts import accumulate, compiled
 from .networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
@@ -85,21 +86,32 @@ def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
 def train_step(
     member: Member, optimiser, coreset: Coreset, flip: bool, microbatch: int | None = None
 ) -> Member:
-    """One step on the squared error over the whole coreset (standard dynamics).
+    """One step on the squared error over the whole coreset (standard dynamics)."""
+    return train_on(member, optimiser, _support(coreset, flip), microbatch)
 
-    Batch normalisation takes the statistics of all distilled images, which then go through the
-    network at once.
+
+def train_on(
+    member: Member,
+    optimiser,
+    rows: tuple[Float[Array, "n height width channels"], Float[Array, "n classes"]],
+    microbatch: int | None = None,
+) -> Member:
+    """One step on the squared error over these images and labels.
+
+    Batch normalisation takes the statistics of all of them, which then go through the network at
+    once.
     """
-    if has_batch_norm(member.network):
-        microbatch = None
-    rows = _support(coreset, flip)
     total = rows[0].shape[0]
+    if has_batch_norm(member.network):
+        size = None
+    else:
+        size = part_size(member.network, rows[0], microbatch)
 
     def of(part):
         images, targets = part
         return _gradient(member.network, images, targets, total), None
 
-    gradient, _ = accumulate(of, rows, microbatch)
+    gradient, _ = accumulate(of, rows, size)
     return _update(member, optimiser, gradient)
 
 

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import equinox as eqx
@@ -59,15 +60,7 @@ class Convolution(eqx.Module):
         # XLA's CPU convolutions are slower than patches times a matrix, tens of times in its loops.
         if jax.default_backend() == "cpu":
             x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-            size = self.weight.shape[0]
-            height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
-            shifted = [
-                x[:, i : i + height : step, j : j + width : step]
-                for i in range(size)
-                for j in range(size)
-            ]
-            weight = self.weight.reshape(-1, self.weight.shape[-1])
-            out = jnp.concatenate(shifted, axis=-1) @ weight
+            out = _product_with_patches(x, self.weight, step)
         else:
             out = lax.conv_general_dilated(
                 x,
@@ -77,6 +70,28 @@ class Convolution(eqx.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         return out + self.bias[None, None, None, :]
+
+
+SHORTEST = 64
+"""Numbers in a row of a patch from which each row of the kernel is a product of its own: XLA makes
+the patches of one product on one core, those of several on all.
+"""
+
+
+def _product_with_patches(x, weight, step: int):
+    size, _, inputs, outputs = weight.shape
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    rows = [
+        [x[:, i : i + height : step, j : j + width : step] for j in range(size)]
+        for i in range(size)
+    ]
+    if size * inputs < SHORTEST:
+        rows = [list(chain(*rows))]
+    products = [
+        jnp.concatenate(row, axis=-1).reshape(-1, kernel.shape[0]) @ kernel
+        for row, kernel in zip(rows, weight.reshape(len(rows), -1, outputs), strict=True)
+    ]
+    return sum(products[1:], products[0]).reshape(*rows[0][0].shape[:-1], outputs)
 
 
 class NormalizedConvolution(eqx.Module):

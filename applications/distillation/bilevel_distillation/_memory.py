@@ -1,0 +1,64 @@
+"""How many images a program takes at once on a CPU."""
+
+from functools import lru_cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from .networks import AbstractNetwork
+
+MOST_HELD = 24 * 2**20
+"""Bytes of intermediate results: above 32 MiB the C library gives a program's buffer back to the
+system after each call, and asks for new pages in the next, which takes up to half of its time.
+"""
+
+SHARE = 0.3
+"""Of all that a network makes of an image, what a program holds at once, about."""
+
+
+def part_size(
+    network: AbstractNetwork,
+    images: Float[Array, "n height width channels"],
+    most: int | None,
+) -> int | None:
+    """Images for one pass of a program, at most `most`: on a CPU what `MOST_HELD` has room for.
+    None: all of them.
+
+    Under a trace, where there is one program for all, it is `most`.
+    """
+    if isinstance(images, Tracer) or jax.default_backend() != "cpu":
+        return most
+    leaves, form = jax.tree.flatten(network)
+    shapes = tuple(
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
+        for leaf in leaves
+    )
+    fitting = max(1, int(MOST_HELD / (SHARE * _made(form, shapes, images.shape[1:], images.dtype))))
+    if most is None and fitting >= images.shape[0]:
+        return None
+    return fitting if most is None else min(most, fitting)
+
+
+@lru_cache(maxsize=64)
+def _made(form: Any, leaves: tuple, shape: tuple[int, ...], dtype: Any) -> int:
+    """Bytes of all intermediate results of one image."""
+    one, two = (_all_made(form, leaves, jax.ShapeDtypeStruct((n, *shape), dtype)) for n in (1, 2))
+    return max(1, two - one)
+
+
+def _all_made(form: Any, leaves: tuple, images: jax.ShapeDtypeStruct) -> int:
+    is_array = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+
+    def outputs(arrays, images):
+        rest = iter(arrays)
+        merged = [next(rest) if a else leaf for leaf, a in zip(leaves, is_array, strict=True)]
+        return jax.tree.unflatten(form, merged)(images)
+
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    program = jax.make_jaxpr(outputs)(arrays, images)
+    made = (variable.aval for equation in program.eqns for variable in equation.outvars)
+    return sum(int(np.prod(one.shape)) * one.dtype.itemsize for one in made)
