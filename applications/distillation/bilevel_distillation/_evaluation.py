@@ -101,7 +101,7 @@ def accuracy(
     batch_size: int | None = None,
 ) -> Float[Array, ""]:
     """The fraction of images that the network classifies right, `batch_size` of them at a time
-    (None: 250, or fewer on a CPU, so that they fit its caches).
+    (None: 250, or on a CPU as many as a program should take).
     """
     batch_size = batch_size or part_size(network, images, 250) or 250
     hits = [

@@ -110,7 +110,7 @@ def exact_gradient(
     support, labels = _support(coreset, method.flip)
     h, system = _prepare(exact, model, support, labels.shape[1], method.ridge(coreset))
     inner = system.solve(labels, exact.tolerance, exact.max_steps)
-    theta = system.jacobian.pull(inner.x)
+    theta = system.jacobian.pull(inner.x) if inner.pulled is None else inner.pulled
     weight = None if h is None else _weight(h, inner.mended)
     value, predictions, outer = _outer(model, theta, weight, coreset, images, targets)
     g, to_weight, direct = outer
@@ -172,8 +172,10 @@ def _prepare(exact: Exact, model: _Model, support: Images, classes: int, ridge: 
     """The frozen features (None for CIG) and A."""
     small = support.shape[0] * classes <= MOST_FACTORISED
     factorise = exact.linear_solver == "cholesky" or (exact.linear_solver == "auto" and small)
+    holds = 1.0 if exact.remat else 0.5
+    size = part_size(model.network, support, model.method.microbatch, holds=holds)
     blocks, features = [], []
-    for part in slices(support, model.method.microbatch):
+    for part in slices(support, size):
         if factorise:
             features.append(_features(model, part))
             continue
@@ -323,8 +325,7 @@ def _to_images(model: _Model, theta, v, support, cotangents, rows):
     if rows is not None:
         total, size = support.shape[0], rows.shape[0]
         support, cotangents = _take_rows((support, cotangents), rows, total / size)
-    size = part_size(model.network, support, model.method.microbatch)
-    size = size and max(1, size // 2)  # it holds twice as much as the others
+    size = part_size(model.network, support, model.method.microbatch, holds=2.0)
     starts = slices(jnp.arange(support.shape[0]), size)
     if len(starts) == 1:
         return _to_part(model, theta, v, support, cotangents, None)

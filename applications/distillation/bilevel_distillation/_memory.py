@@ -17,18 +17,21 @@ system after each call, and asks for new pages in the next, which takes up to ha
 """
 
 SHARE = 0.3
-"""Of all that a network makes of an image, what a program holds at once, about."""
+"""Of all that a network makes of an image, what a forward pass holds at once, about."""
 
 
 def part_size(
     network: AbstractNetwork,
     images: Float[Array, "n height width channels"],
     most: int | None,
+    *,
+    holds: float = 1.0,
 ) -> int | None:
-    """Images for one pass of a program, at most `most`: on a CPU what `MOST_HELD` has room for.
+    """Images for one call of a program, at most `most`: on a CPU what `MOST_HELD` has room for.
     None: all of them.
 
-    Under a trace, where there is one program for all, it is `most`.
+    `holds` is how much more than a forward pass the program holds. Under a trace, where there is
+    one program for all, the size is `most`.
     """
     if isinstance(images, Tracer) or jax.default_backend() != "cpu":
         return most
@@ -37,7 +40,8 @@ def part_size(
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
         for leaf in leaves
     )
-    fitting = max(1, int(MOST_HELD / (SHARE * _made(form, shapes, images.shape[1:], images.dtype))))
+    each = holds * SHARE * _made(form, shapes, images.shape[1:], images.dtype)
+    fitting = max(1, int(MOST_HELD / each))
     if most is None and fitting >= images.shape[0]:
         return None
     return fitting if most is None else min(most, fitting)

@@ -39,8 +39,8 @@ class AbstractMethod(eqx.Module):
     Attributes:
         ridge_rate: lambda / n.
         flip: whether the coreset is doubled by its mirror images.
-        microbatch: images go through the network in parts of this size, one after the other
-            (faster on a CPU, where a part fits the caches); None: all at once.
+        microbatch: images go through the network in parts of this size, one after the other;
+            None: all at once. Outside of `jax.jit` on a CPU parts may be smaller.
         subset: where a key is given, derivatives go through so many distilled images, drawn anew
             each time, and are scaled so as to be unbiased; None: through all.
     """

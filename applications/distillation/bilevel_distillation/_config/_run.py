@@ -78,7 +78,8 @@ class RunConfig:
             quarter of that, preprocessed in each meta-iteration), host (bytes in main memory, the
             next batch sent while a meta-iteration runs), or auto, by their size.
         microbatch: images are run through the network in parts of this size, which is faster on a
-            CPU, and takes less memory elsewhere; by default 32 on a CPU, and all at once elsewhere.
+            CPU, and takes less memory elsewhere; by default at most 32 on a CPU, fewer of large
+            images or in a wide network, and all at once elsewhere.
         curve_points: how often, evenly spaced, one network is trained for the learning curve.
         checkpoint_seconds: time between checkpoints.
         image_column: the data set's column of images.

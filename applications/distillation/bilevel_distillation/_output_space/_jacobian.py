@@ -62,18 +62,21 @@ class Jacobian(eqx.Module):
         blocks: one after the other.
         starts: the first row of each.
         at: the parameters, for their form.
+        zero: the same, zero, for sums over several blocks.
     """
 
     blocks: tuple[Any, ...]
     starts: tuple[Int[Array, ""], ...]
     at: Tangent
+    zero: Tangent | None
 
     @staticmethod
     def make(blocks, at: Tangent) -> "Jacobian":
         ends = [0]
         for block in blocks:
             ends.append(ends[-1] + block.rows)
-        return Jacobian(tuple(blocks), tuple(jnp.asarray(end) for end in ends[:-1]), at)
+        starts = tuple(jnp.asarray(end) for end in ends[:-1])
+        return Jacobian(tuple(blocks), starts, at, zeros_like(at) if len(blocks) > 1 else None)
 
     def push(self, tangent: Tangent) -> Outputs:
         """J tangent."""
@@ -87,7 +90,7 @@ class Jacobian(eqx.Module):
         """J^T a."""
         if len(self.blocks) == 1:
             return _pull(self.blocks[0], self.at, a)
-        total = _zeros(self.at)
+        total = self.zero
         for block, start in zip(self.blocks, self.starts, strict=True):
             total = _add_pull(block, self.at, a, start, total)
         return total
@@ -110,5 +113,5 @@ def _add_pull(block, at, a, start, total):
 
 
 @compiled
-def _zeros(at):
+def zeros_like(at: Tangent | None) -> Tangent | None:
     return jax.tree.map(jnp.zeros_like, at)

@@ -17,6 +17,7 @@ class Kernel(eqx.Module):
 
     Attributes:
         features: h, shape (m, features), or None.
+        gram: h h^T, where features outnumber rows.
         ridge: above 0.
         basis: orthonormal columns Q with h = Q S, where rows outnumber features: there R^-1 b is
             (b - Q Q^T b) / ridge + Q (ridge I + S S^T)^-1 Q^T b, which cancels nothing, unlike
@@ -28,6 +29,7 @@ class Kernel(eqx.Module):
     """
 
     features: Float[Array, "m features"] | None
+    gram: Float[Array, "m m"] | None
     ridge: float | Scalar
     basis: Float[Array, "m k"] | None
     factor: Float[Array, "k k"] | None
@@ -37,7 +39,7 @@ class Kernel(eqx.Module):
     def make(features: Float[Array, "m features"] | None, ridge: float, dtype: Any) -> "Kernel":
         """Factorise; `dtype` is that of the factorisation."""
         if features is None:
-            return Kernel(None, ridge, None, None, None)
+            return Kernel(None, None, ridge, None, None, None)
         h, basis = features.astype(dtype), None
         if h.shape[0] > h.shape[1]:
             basis, h = jnp.linalg.qr(h)
@@ -46,7 +48,8 @@ class Kernel(eqx.Module):
         eye = jnp.eye(gram.shape[0], dtype=dtype)
         factor = cho_factor(gram + jnp.asarray(ridge, dtype) * eye, lower=True)[0]
         inverse = cho_solve((factor, True), eye).astype(features.dtype)
-        return Kernel(features, ridge, basis, factor, inverse)
+        kept = gram.astype(features.dtype) if basis is None else None
+        return Kernel(features, kept, ridge, basis, factor, inverse)
 
     def __call__(self, a: Outputs) -> Outputs:
         """R a."""
@@ -54,6 +57,8 @@ class Kernel(eqx.Module):
         if self.features is None:
             return ridge * a
         with jax.default_matmul_precision("highest"):
+            if self.gram is not None:
+                return self.gram @ a + ridge * a
             return self.features @ (self.features.T @ a) + ridge * a
 
     def solve(self, b: Outputs) -> Outputs:

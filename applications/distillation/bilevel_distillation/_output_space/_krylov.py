@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from bilevel import Result
 
 from .._parts import compiled, join
-from ._jacobian import Jacobian
+from ._jacobian import Jacobian, Tangent, zeros_like
 from ._kernel import Kernel, Outputs
 
 MOST_UNROLLED = 16
@@ -73,6 +73,7 @@ class Solution(eqx.Module):
         error: estimate of the relative error of x in the norm of A; 0 by Cholesky.
         result: a `bilevel.Result`.
         searched: the first directions of conjugate gradients and A times each.
+        pulled: J^T x, where it was had on the way.
     """
 
     x: Outputs
@@ -81,11 +82,13 @@ class Solution(eqx.Module):
     error: Scalar
     result: Result
     searched: Searched | None
+    pulled: Tangent | None
 
 
 class _State(eqx.Module):
     """Of conjugate gradients; `gains` are the squares of the last four steps' lengths in the
-    norm of A, `gained` their sum over all steps, `first` the first of them.
+    norm of A, `gained` their sum over all steps, `first` the first of them; `pulled` is J^T x
+    where there is no space.
     """
 
     x: Outputs
@@ -100,6 +103,7 @@ class _State(eqx.Module):
     scale: Scalar
     done: Bool[Array, ""]
     searched: Searched
+    pulled: Tangent | None
 
 
 def conjugate_gradients(
@@ -117,7 +121,7 @@ def conjugate_gradients(
 
 
 def _iterate(jacobian: Jacobian, kernel: Kernel, b, tolerance, max_steps, space) -> _State:
-    state = _start(kernel, b, max_steps, space)
+    state = _start(kernel, b, max_steps, space, None if space is not None else jacobian.at)
     limits = jnp.asarray(tolerance, b.dtype), jnp.asarray(max_steps)
     if not isinstance(b, Tracer):
         while not state.done:
@@ -137,7 +141,7 @@ def _advance(jacobian: Jacobian, kernel: Kernel, state: _State, limits, space) -
     if len(jacobian.blocks) == 1:
         return _whole_step(jacobian, kernel, state, limits, space)
     tangent = jacobian.pull(state.direction)
-    return _step(kernel, state, jacobian.push_blocks(tangent), limits, space)
+    return _step(kernel, state, tangent, jacobian.push_blocks(tangent), limits, space)
 
 
 @compiled
@@ -146,7 +150,7 @@ def _space(searched: Searched) -> Space:
 
 
 @compiled
-def _start(kernel: Kernel, b, max_steps: int, space: Space | None) -> _State:
+def _start(kernel: Kernel, b, max_steps: int, space: Space | None, at: Tangent | None) -> _State:
     largest = jnp.max(jnp.abs(b))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1).astype(b.dtype)
     x, residual, gained = jnp.zeros_like(b), b / scale, jnp.zeros((), b.dtype)
@@ -161,19 +165,19 @@ def _start(kernel: Kernel, b, max_steps: int, space: Space | None) -> _State:
     done = ~(preconditioned > 0)
     return _State(
         x, residual, direction, preconditioned, jnp.zeros(4, b.dtype), gained, gained,
-        jnp.ones((), b.dtype), jnp.asarray(0), scale, done, (none, none),
+        jnp.ones((), b.dtype), jnp.asarray(0), scale, done, (none, none), zeros_like(at),
     )  # fmt: skip
 
 
 @compiled
 def _whole_step(jacobian: Jacobian, kernel: Kernel, state: _State, limits, space) -> _State:
     (block,) = jacobian.blocks
-    image = block.push(block.pull(state.direction, jacobian.at))
-    return _step(kernel, state, [image], limits, space)
+    tangent = block.pull(state.direction, jacobian.at)
+    return _step(kernel, state, tangent, [block.push(tangent)], limits, space)
 
 
 @compiled
-def _step(kernel: Kernel, state: _State, images, limits, space) -> _State:
+def _step(kernel: Kernel, state: _State, tangent, images, limits, space) -> _State:
     tolerance, max_steps = limits
     direction = state.direction
     image = join(images) + kernel(direction)
@@ -204,7 +208,14 @@ def _step(kernel: Kernel, state: _State, images, limits, space) -> _State:
         state.scale,
         done,
         _keep(state.searched, state.steps, direction, image),
+        _along(state.pulled, length, tangent),
     )
+
+
+def _along(pulled, length, tangent):
+    if pulled is None:
+        return None
+    return jax.tree.map(lambda sum, one: sum + length * one, pulled, tangent)
 
 
 def _keep(searched, at, direction, image):
@@ -241,4 +252,5 @@ def _finish(kernel: Kernel, state: _State, tolerance) -> Solution:
     x, rest = state.x * state.scale, kernel.precondition(state.residual) * state.scale
     finite = jnp.all(jnp.isfinite(x)) & jnp.isfinite(state.preconditioned)
     result = Result.where(finite, result, Result.nonfinite)
-    return Solution(x, x + rest, state.steps, error, result, state.searched)
+    pulled = jax.tree.map(lambda leaf: leaf * state.scale, state.pulled)
+    return Solution(x, x + rest, state.steps, error, result, state.searched, pulled)

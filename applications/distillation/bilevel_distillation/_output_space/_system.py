@@ -79,4 +79,4 @@ def _by_cholesky(factor, b) -> Solution:
     result = Result.where(finite, Result.successful, Result.nonfinite)
     zero = jnp.zeros((), b.dtype)
     x = x.reshape(b.shape).astype(b.dtype)
-    return Solution(x, x, jnp.asarray(0), zero, result, None)
+    return Solution(x, x, jnp.asarray(0), zero, result, None, None)
