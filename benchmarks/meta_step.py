@@ -119,6 +119,7 @@ def main(arguments: Arguments) -> None:
             held["account"][case] = account(problem)
         else:
             held["cases"][case] = compare(problem, arguments)
+        held[kind] = {name: held[kind][name] for name in CASES if name in held[kind]}
         write("meta_step", held)
     for case in arguments.cases:
         print(f"\n{case}: {held[kind][case]['settings']}")

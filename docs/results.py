@@ -102,7 +102,7 @@ def page(read: Read) -> str:
         "hours (table 7 below).",
         *methods(read), *accuracy(read), *time(read), *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
-        *gradient(read), *presets(read), *toolkit(read), *devices(read),
+        *gradient(read), *precision(read), *presets(read), *toolkit(read), *devices(read),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -424,6 +424,31 @@ def gradient(read: Read) -> list[str]:
         f"({settings(kept)}{on(whole)}; `benchmarks/meta_step.py`). How many times as fast, and "
         "the error of the meta-gradient.",
         table(["distilled images", "way", "seconds", "times as fast", "error", "steps"], rows),
+    ]
+
+
+def precision(read: Read) -> list[str]:
+    found = read("precision")
+    head = [
+        "## Precision",
+        "What `--precision` does: the relative error of the meta-gradient, and of its part for the "
+        "images, against float64; and the accuracy on digits, three networks for each seed, "
+        "trained in float32. On an accelerator that multiplies so it would be faster; here its "
+        "rounding is emulated: the operands of all products but those of the small solves are "
+        "rounded to 10 or 7 bits. "
+        f"({settings(found['settings']) + '; ' if found else ''}`benchmarks/precision.py`)",
+    ]
+    if found is None:
+        return [*head, f"{OPEN.capitalize()}."]
+    rows = [
+        [case, name, power(error), power(of_images), steps, result]
+        for case, name, error, of_images, steps, result in found["rows"]
+    ]
+    accuracies = [["digits", name, percent(one)] for name, one in found["accuracies"].items()]
+    return [
+        *head,
+        table(["problem", "precision", "error", "of the images", "steps", "solves"], rows),
+        table(["distilled", "precision", "accuracy"], accuracies),
     ]
 
 

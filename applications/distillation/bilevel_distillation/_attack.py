@@ -20,6 +20,7 @@ from ._distilled import DistilledSet
 from ._evaluation import train_network
 from ._folder import RunFolder, write_whole
 from ._makers import judging_maker
+from ._memory import part_size
 from ._run import Reporter
 from .data import ImageData
 from .networks import AbstractNetwork
@@ -257,7 +258,8 @@ _ATTACKERS: dict[str, Callable[[int], Any]] = {
 def _outputs(
     network: AbstractNetwork, images: Float[Array, "n height width channels"]
 ) -> Float[np.ndarray, "n classes"]:
-    parts = [_answer(network, images[i : i + 250]) for i in range(0, images.shape[0], 250)]
+    size = part_size(network, images, 250) or 250
+    parts = [_answer(network, images[i : i + size]) for i in range(0, images.shape[0], size)]
     return np.concatenate([np.asarray(part) for part in parts])
 
 
