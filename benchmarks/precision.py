@@ -11,7 +11,7 @@ distilled.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -101,7 +101,11 @@ def errors_of(case: str, arguments: Arguments) -> list[list[Any]]:
 def accuracy_of(bits: int, seed: int, arguments: Arguments) -> float:
     """Mean test accuracy of three networks trained on ten distilled digits."""
     config = RunConfig(
-        dataset="digits", width=arguments.width, iterations=arguments.iterations, seed=seed
+        dataset="digits",
+        width=arguments.width,
+        iterations=arguments.iterations,
+        seed=seed,
+        evaluation=EvaluationConfig(repeats=3),
     )
     distillation = Distillation(config)
     step = in_precision(meta_step, bits)
@@ -109,8 +113,7 @@ def accuracy_of(bits: int, seed: int, arguments: Arguments) -> float:
         distillation.state, _ = step(*distillation.next_arguments())
         distillation.iteration += 1
     held = hold(distillation.data, distillation.preprocessor)
-    config = replace(distillation.config, evaluation=EvaluationConfig(repeats=3))
-    return float(np.mean(judge(config, held, distillation.distilled())))
+    return float(np.mean(judge(distillation.config, held, distillation.distilled())))
 
 
 def in_precision(function: Callable, bits: int) -> Callable:
