@@ -49,6 +49,13 @@ def test_small_batches_are_whole_and_large_ones_fit(getkey):
     assert part_size(network, images, 10 * size) == size
 
 
+@only_on_a_cpu
+def test_weights_may_be_numpy_arrays(getkey):
+    network, images = make_network(getkey()), jnp.zeros((100_000, 8, 8, 1))
+    of_numpy = jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, network)
+    assert part_size(of_numpy, images, None) == part_size(network, images, None)
+
+
 def test_under_a_trace_nothing_is_divided(getkey):
     network, found = make_network(getkey()), []
     jax.eval_shape(

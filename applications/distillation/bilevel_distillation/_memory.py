@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
@@ -37,7 +36,9 @@ def part_size(
         return most
     leaves, form = jax.tree.flatten(network)
     shapes = tuple(
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        if isinstance(leaf, jax.Array | np.ndarray)
+        else leaf
         for leaf in leaves
     )
     each = holds * SHARE * _made(form, shapes, images.shape[1:], images.dtype)
