@@ -15,7 +15,7 @@ from bilevel_distillation._parts import recorded
 from bilevel_distillation.networks import AbstractNetwork, ConvNet
 
 only_on_a_cpu = pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="parts are for the caches of a CPU"
+    jax.default_backend() != "cpu", reason="only a CPU takes a batch in parts"
 )
 
 

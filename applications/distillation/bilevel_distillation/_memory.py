@@ -12,7 +12,7 @@ from .networks import AbstractNetwork
 
 MOST_HELD = 24 * 2**20
 """Bytes of intermediate results: above 32 MiB the C library gives a program's buffer back to the
-system after each call, and asks for new pages in the next, which takes up to half of its time.
+system after each call, and new pages for the next cost more than to call more often.
 """
 
 SHARE = 0.3

@@ -215,7 +215,7 @@ def _step(kernel: Kernel, state: _State, tangent, images, limits, space) -> _Sta
 def _along(pulled, length, tangent):
     if pulled is None:
         return None
-    return jax.tree.map(lambda sum, one: sum + length * one, pulled, tangent)
+    return jax.tree.map(lambda total, one: total + length * one, pulled, tangent)
 
 
 def _keep(searched, at, direction, image):
