@@ -8,8 +8,14 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._inner import InnerLoss, LinearizedHVP, Params, RederivedHVP, evaluate
-from ._loops import holds
+from ._inner import (
+    InnerLoss,
+    LinearizedHVP,
+    Params,
+    RederivedHVP,
+    evaluate,
+)
+from ._loops import holds, holds_primitive
 from ._transposes import store_transposes
 from ._tree import check_form, vdot
 
@@ -18,7 +24,11 @@ class AbstractCondition(eqx.Module):
     """A function F of theta that is zero at the solution; its Jacobian is what is inverted."""
 
     loss: eqx.AbstractVar[Any]
-    symmetric: eqx.AbstractClassVar[bool]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the Jacobian is, as Hessians are."""
+        return True
 
     @abc.abstractmethod
     def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
@@ -49,7 +59,6 @@ class Stationary(AbstractCondition):
     """F = d loss / d theta. Its Jacobian is the Hessian."""
 
     loss: Any
-    symmetric: ClassVar[bool] = True  # pyright: ignore
 
     def value_and_residual(self, theta, key):
         return jax.value_and_grad(lambda t: evaluate(self.loss, t, key))(theta)
@@ -78,12 +87,17 @@ class FixedPoint(AbstractCondition):
     loss: Any
     prox: Callable
     step_size: Scalar
-    symmetric: ClassVar[bool] = False  # pyright: ignore
+
+    @property
+    def symmetric(self):
+        return False
 
     def value_and_residual(self, theta, key):
         value, gradient = Stationary(self.loss).value_and_residual(theta, key)
         after = proximal_step(self.loss, self.prox, self.step_size, theta, gradient)
-        return value, jax.tree.map(lambda t, a: (t - a) / self.step_size, theta, after)
+        return value, jax.tree.map(
+            lambda t, a: (t - a) / self.step_size.astype(t.dtype), theta, after
+        )
 
     def operator(self, theta, linear):
         return Jacobian(self, theta, linear, False)
@@ -108,7 +122,24 @@ def _linearized(condition, theta):
         return residual, value
 
     residual, linear, value = jax.linearize(residual_and_value, theta, has_aux=True)
-    return value, residual, store_transposes(linear, theta)
+    closed, form = jax.make_jaxpr(linear, return_shape=True)(theta)
+    # The tangent of a derivative rule without forward mode, which can be transposed alone.
+    if holds_primitive("custom_lin", closed):
+        return _linearized_backwards(condition, residual_and_value, theta)
+    return value, residual, store_transposes(linear, theta, closed, form)
+
+
+def _linearized_backwards(condition, residual_and_value, theta):
+    """The same by reverse mode over reverse mode, for a Hessian, which is its own transpose."""
+    if not isinstance(condition, Stationary):
+        raise ValueError(
+            "inner holds a derivative rule (custom_vjp) that has no forward mode, which the "
+            "Jacobian of a fixed point needs: give it a custom_jvp, or use a solver of smooth "
+            "problems, such as LBFGS."
+        )
+    residual, pull, value = jax.vjp(residual_and_value, theta, has_aux=True)
+    linear = eqx.filter_closure_convert(lambda v: pull(v)[0], theta)
+    return value, residual, linear
 
 
 class Jacobian(eqx.Module):
@@ -118,6 +149,7 @@ class Jacobian(eqx.Module):
     theta: Params
     linear: Callable[[Params], Params] | None
     transposed: bool = eqx.field(static=True)
+    symmetric: ClassVar[bool] = False
 
     def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
         if self.linear is not None:
@@ -144,25 +176,20 @@ def value_and_residual(
 
 @eqx.filter_jit
 def mixed_vjp(
-    condition: AbstractCondition,
+    condition_of: Callable[[Any], AbstractCondition],
+    moved: PyTree,
     spec: PyTree[bool],
     theta: Params,
     v: Params,
     key: PRNGKeyArray | None,
-) -> AbstractCondition:
-    """The derivative of `<F(theta), v>` with respect to the leaves of `condition` in `spec`.
+) -> PyTree:
+    """The derivative of `<F(theta), v>` with respect to the leaves of `moved` in `spec`.
 
-    It comes as a condition with the derivatives in those leaves' places, and None elsewhere.
+    F is that of `condition_of(moved)`; None stands at all other leaves.
     """
-    differentiated, fixed = eqx.partition(condition, spec)
+    differentiated, fixed = eqx.partition(moved, spec)
 
     def along(differentiated):
-        return eqx.combine(differentiated, fixed).along(theta, v, key)
+        return condition_of(eqx.combine(differentiated, fixed)).along(theta, v, key)
 
     return jax.grad(along)(differentiated)
-
-
-def spec_of_loss(condition: AbstractCondition, spec: PyTree[bool]) -> AbstractCondition:
-    """`spec` at the loss of `condition`, False elsewhere."""
-    nothing = jax.tree.map(lambda _: False, condition)
-    return eqx.tree_at(lambda at: at.loss, nothing, spec)

@@ -1,5 +1,7 @@
 """One step of an optax optimiser."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 from jaxtyping import Array, PyTree, Scalar
@@ -13,8 +15,17 @@ def descend(
     state: PyTree,
     at: PyTree[Array],
     scale: Scalar,
+    value: Scalar,
+    value_fn: Callable[[PyTree[Array]], Scalar],
 ) -> tuple[PyTree[Array], PyTree]:
-    """The iterate after `at`, its update multiplied by `scale`, and the optimiser's state."""
-    with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
-        updates, state = transformation.update(gradient, state, at)
+    """The iterate after `at`, its update multiplied by `scale`, and the optimiser's state.
+
+    Line searches and schedules that follow the loss get `value` at `at`, and `value_fn`.
+    """
+    full = optax.with_extra_args_support(transformation)
+    # optax itself mixes dtypes and ranks.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, state = full.update(
+            gradient, state, at, value=value, grad=gradient, value_fn=value_fn
+        )
     return optax.apply_updates(at, multiply(updates, scale)), state

@@ -5,15 +5,28 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._condition import AbstractCondition, mixed_vjp, spec_of_loss
-from ._inner import InnerLoss, as_arrays, check_scalar
+from ._closures import holds_tracers, put_back
+from ._condition import AbstractCondition, mixed_vjp
+from ._implicit import attach, detached, invert, moving, warn_of_psi
+from ._inner import (
+    InnerLoss,
+    as_arrays,
+    check_args,
+    check_callable,
+    check_scalar,
+    is_symmetric,
+)
 from ._loops import loops_slowly
-from ._result import Throw, act_on, check_throw, worst
+from ._result import Result, Throw, act_on, check_throw, failed, worst
+from ._stationarity import amend, exceeds, judge
+from ._traced_loss import trace_loss
 from ._tree import negative, split_key
-from .inverse_hvp import CG, AbstractInverseHVP, Adjoint
+from .inverse_hvp import AbstractInverseHVP, Adjoint
+from .inverse_hvp._base import as_inverse
 from .solvers import AbstractSolver, InnerRecord
 from .solvers._base import as_solver, find, record
 
@@ -30,6 +43,8 @@ class Hypergradient(eqx.Module):
         grad: their sum. None stands at leaves of psi that are not floating-point arrays.
         inner: the inner solver's record: steps, losses, gradient norm at theta*, result.
         adjoint: the adjoint solve: v = H^-1 g, relative residual, steps, result.
+        change: what `value` would change by if theta moved to the solution, to first order:
+            `-<v, F>`, with F the inner gradient at theta.
     """
 
     value: Scalar
@@ -39,6 +54,7 @@ class Hypergradient(eqx.Module):
     implicit: PyTree
     inner: InnerRecord
     adjoint: Adjoint
+    change: Scalar
 
     @property
     def grad(self) -> PyTree:
@@ -52,6 +68,7 @@ def hypergradient(
     solver: AbstractSolver | Callable,
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
+    inner_has_aux: bool = False,
     throw: Throw = "raise",
 ) -> Callable[..., Hypergradient]:
     """A function that computes `d outer(theta*(psi), psi) / d psi` by implicit differentiation.
@@ -72,6 +89,8 @@ def hypergradient(
         solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
         inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None.
         has_aux: whether `outer` returns `(scalar, aux)`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`: statistics of a batch, for example.
+            What it returns at theta* stands in the record, `inner.aux`.
         throw: "raise" or "warn" where a solve failed, or "ignore" it and read the results.
 
     Returns:
@@ -83,8 +102,7 @@ def hypergradient(
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
         RuntimeError: a solve failed and `throw="raise"`; the message names the remedy. Under
-            `jax.jit` it comes at run time, with the message at the end of a long traceback;
-            `equinox.filter_jit` makes it a shorter one.
+            `jax.jit` it comes at run time, with the message as its last line.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -99,8 +117,9 @@ def hypergradient(
         True
     """
     check_throw(throw)
-    inner_solver = as_solver(solver)
-    inverse = CG() if inverse_hvp is None else inverse_hvp
+    check_callable(outer, "outer")
+    check_callable(inner, "inner")
+    inner_solver, inverse = as_solver(solver), as_inverse(inverse_hvp)
 
     def compute(
         psi: PyTree,
@@ -111,20 +130,21 @@ def hypergradient(
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Hypergradient:
-        psi = as_arrays(psi, "psi")
-        theta0 = as_arrays(theta0, "theta0")
+        psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
+        check_args(outer_args, "outer_args")
+        check_args(inner_args, "inner_args")
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
-        loss = InnerLoss(inner, static, psi, tuple(inner_args))
-        solver_key, *keys = split_key(key, 4)
+        loss = InnerLoss(inner, static, psi, tuple(inner_args), {}, inner_has_aux)
+        keys = split_key(key, 4)
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
-        steps = find(inner_solver, loss, start, solver_key)
-        condition = inner_solver.condition(loss)
-        # One program, but for what has to be dispatched step by step.
-        whole = inverse.traceable and not loops_slowly(_residual, condition, steps.theta, keys[0])
-        differentiate = _differentiate_whole if whole else _differentiate
-        h = differentiate(
-            condition, steps, static, outer, has_aux, tuple(outer_args), inverse, v0, keys
-        )
+        problem = _Problem(outer, has_aux, tuple(outer_args), static)
+        given = (psi, start, loss.args, problem, keys, v0, inner, inner_solver, inverse)
+        if holds_tracers(*given):
+            h = _traced(loss, theta0, inner_solver, problem, detached(inverse), keys, v0, throw)
+        else:
+            h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
+            if bool(silent) and not _uses_psi(loss, theta0, keys[0]):
+                warn_of_psi()
         result = worst(h.inner.result, h.adjoint.result)
         value, implicit = act_on(result, throw, (h.value, h.implicit))
         return eqx.tree_at(lambda h: (h.value, h.implicit), h, (value, implicit))
@@ -132,41 +152,140 @@ def hypergradient(
     return compute
 
 
-def _differentiate(condition, steps, static, outer, has_aux, outer_args, inverse, v0, keys):
+class _Problem(eqx.Module):
+    """The outer loss, and what it takes beside theta and psi."""
+
+    outer: Callable
+    has_aux: bool = eqx.field(static=True)
+    args: tuple
+    theta_static: PyTree
+
+    def value_and_aux(self, theta, psi):
+        out = self.outer(eqx.combine(theta, self.theta_static), psi, *self.args)
+        value, aux = out if self.has_aux else (out, None)
+        check_scalar(value, "outer")
+        return value, aux
+
+
+def _computed(loss, start, solver, problem, inverse, keys, v0):
+    """The hypergradient, and whether all of its implicit part is 0 though the adjoint is not."""
+    steps = find(solver, loss, start, keys[0])
+    condition = solver.condition(loss)
+    return _in_one(condition, steps, start, problem, inverse, v0, keys[1:], "ignore")
+
+
+def _traced(loss, theta0, solver, problem, inverse, keys, v0, throw):
+    """The same where it may be differentiated: with the derivative rule of the solution."""
+    moved = moving(loss, solver, theta0, keys[0])
+    if not moved.loss.inner.uses(1):
+        warn_of_psi()
+    fixed = detached(moved)
+    steps = find(put_back(fixed.solver, fixed.held), fixed.loss, fixed.start, keys[0])
+    steps = detached(steps)
+    theta = attach(moved, steps.theta, keys[1:], inverse, throw, forward_mode=True)
+    steps = eqx.tree_at(lambda at: at.theta, steps, theta)
+    condition = moved.condition()
+    start, v0 = fixed.start, detached(v0)
+    early = "raise" if throw == "raise" else "ignore"
+    return _in_one(condition, steps, start, problem, inverse, v0, keys[1:], early)[0]
+
+
+def _in_one(condition, steps, start, problem, inverse, v0, keys, throw):
+    """One program, but for what has to be dispatched step by step."""
+    whole = inverse.traceable and not loops_slowly(_residual, condition, steps.theta, keys[0])
+    differentiate = _differentiate_whole if whole else _differentiate
+    return differentiate(condition, steps, start, problem, inverse, v0, keys, throw)
+
+
+def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
     """All that follows once theta* is found."""
     record_key, adjoint_key, mixed_key = keys
-    theta, psi = steps.theta, condition.loss.psi
-    *at_theta, jacobian = condition.linearize(theta, record_key, rederive=inverse.rederive)
-    (value, aux), (g, direct) = _outer(outer, has_aux, theta, static, psi, outer_args)
-    adjoint = inverse(jacobian.T, g, v0=v0, key=adjoint_key)
-    mixed = mixed_vjp(condition, _in_psi(condition), theta, adjoint.v, mixed_key)
-    whole_theta, implicit = eqx.combine(theta, static), negative(mixed).loss.psi
-    inner = record(steps, *at_theta)
-    return Hypergradient(value, aux, whole_theta, direct, implicit, inner, adjoint)
+    theta, loss = steps.theta, condition.loss
+    value, residual, jacobian = condition.linearize(theta, record_key, rederive=inverse.rederive)
+    (outer_value, aux), (g, direct) = _outer(problem, theta, loss.psi)
+    adjoint = invert(jacobian.T, g, inverse, throw, v0=v0, key=adjoint_key)
+    moved = (loss.psi, condition)
+    mixed = mixed_vjp(_at_psi, moved, _in_psi(moved), theta, adjoint.v, mixed_key)
+    implicit = negative(mixed[0])
+    inner = record(steps, value, residual)
+    judged = judge(
+        residual,
+        adjoint.v,
+        g,
+        outer_value,
+        theta,
+        start,
+        steps.inverse_curvature,
+        is_symmetric(jacobian),
+    )
+    inner = _amended(inner, judged, steps, adjoint, stochastic=adjoint_key is not None)
+    if isinstance(loss, InnerLoss) and loss.has_aux:
+        inner_aux = loss.with_aux(theta, record_key)[1]
+        inner = eqx.tree_at(lambda at: at.aux, inner, inner_aux, is_leaf=lambda at: at is None)
+    silent = _is_zero(implicit) & ~_is_zero(adjoint.v)
+    h = Hypergradient(
+        outer_value,
+        aux,
+        eqx.combine(theta, problem.theta_static),
+        direct,
+        implicit,
+        inner,
+        adjoint,
+        judged.change,
+    )
+    return h, silent
 
 
 _differentiate_whole = eqx.filter_jit(_differentiate)
+
+
+def _amended(inner, judged, steps, adjoint, *, stochastic) -> InnerRecord:
+    result = inner.result
+    if stochastic:  # noise is no gradient to judge by
+        vague = result == Result.successful
+        result = Result.where(vague, Result.not_judged, result)
+    else:
+        by_tol = False if steps.tol is None else exceeds(inner.gradient_norm, steps.tol)
+        amended = amend(result, judged, jnp.asarray(by_tol))
+        result = Result.where(failed(adjoint.result), result, amended)
+    distance = judged.distance
+    return eqx.tree_at(
+        lambda at: (at.result, at.distance), inner, (result, distance), is_leaf=_is_none
+    )
+
+
+def _uses_psi(loss, theta0, key) -> bool:
+    kwargs = {} if key is None else {"key": key}
+    return trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs).uses(1)
+
+
+def _is_none(x) -> bool:
+    return x is None
+
+
+def _is_zero(tree):
+    return jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(tree)]))
 
 
 def _residual(condition, theta, key):
     return condition.value_and_residual(theta, key)[1]
 
 
-def _in_psi(condition: AbstractCondition) -> AbstractCondition:
-    loss = condition.loss
-    nothing = jax.tree.map(lambda _: False, loss)
-    spec = eqx.tree_at(lambda at: at.psi, nothing, jax.tree.map(eqx.is_inexact_array, loss.psi))
-    return spec_of_loss(condition, spec)
+def _at_psi(moved) -> AbstractCondition:
+    psi, condition = moved
+    return eqx.tree_at(lambda at: at.loss.psi, condition, psi)
+
+
+def _in_psi(moved) -> PyTree:
+    psi, condition = moved
+    nothing = jax.tree.map(lambda _: False, condition)
+    return jax.tree.map(eqx.is_inexact_array, psi), nothing
 
 
 @eqx.filter_jit
-def _outer(outer, has_aux, theta, static, psi, args):
+def _outer(problem, theta, psi):
     def of(differentiated):
-        theta, psi = differentiated
-        out = outer(eqx.combine(theta, static), psi, *args)
-        value, aux = out if has_aux else (out, None)
-        check_scalar(value, "outer")
-        return value, aux
+        return problem.value_and_aux(*differentiated)
 
     return eqx.filter_value_and_grad(of, has_aux=True)((theta, psi))
 
@@ -178,11 +297,18 @@ def implicit_value_and_grad(
     solver: AbstractSolver | Callable,
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
+    inner_has_aux: bool = False,
     throw: Throw = "raise",
 ) -> Callable[..., tuple[Any, PyTree]]:
     """As `hypergradient`; the function returns `(value, grad)`, or `((value, aux), grad)`."""
     compute = hypergradient(
-        outer, inner, solver=solver, inverse_hvp=inverse_hvp, has_aux=has_aux, throw=throw
+        outer,
+        inner,
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        has_aux=has_aux,
+        inner_has_aux=inner_has_aux,
+        throw=throw,
     )
 
     def value_and_grad(psi: PyTree, theta0: PyTree, **kwargs):
@@ -199,11 +325,18 @@ def implicit_grad(
     solver: AbstractSolver | Callable,
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
+    inner_has_aux: bool = False,
     throw: Throw = "raise",
 ) -> Callable[..., Any]:
     """As `hypergradient`; the function returns `grad`, or `(grad, aux)` with `has_aux`."""
     compute = hypergradient(
-        outer, inner, solver=solver, inverse_hvp=inverse_hvp, has_aux=has_aux, throw=throw
+        outer,
+        inner,
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        has_aux=has_aux,
+        inner_has_aux=inner_has_aux,
+        throw=throw,
     )
 
     def grad(psi: PyTree, theta0: PyTree, **kwargs):

@@ -1,7 +1,9 @@
 """The inner loss as a function of theta alone, its derivatives, and its Hessian as an operator."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,18 +11,64 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
+from ._loops import holds
+from ._tree import cast, dtypes_of, widen
+
 Params = PyTree[Array]
 
 
 def as_arrays(tree: PyTree, name: str) -> PyTree:
-    """`tree` with NumPy leaves, or a lone Python float, turned into JAX arrays."""
-    tree = strongly_typed(jnp.asarray(tree) if isinstance(tree, float) else tree)
-    if not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(tree)):
+    """`tree` with NumPy leaves and Python floats turned into JAX arrays.
+
+    Floats that are fields of a module are left as they are: those of Equinox' own are settings
+    (the rate of a dropout), of which the filters of Equinox make no parameters either.
+    """
+    tree = jax.tree.map(
+        lambda part: jnp.asarray(part) if isinstance(part, float | complex) else part,
+        tree,
+        is_leaf=lambda part: isinstance(part, eqx.Module),
+    )
+    tree = strongly_typed(tree)
+    _warn_of_floats(tree, name)
+    numbers = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    if not numbers:
         raise ValueError(
             f"{name} holds no floating-point array to differentiate: pass jax arrays (for example "
             "`jnp.asarray(1.0)`) or a pytree of them."
         )
+    for leaf in numbers:
+        if name == "theta0" and jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{name} holds complex numbers (an array of {leaf.dtype} and shape {leaf.shape}), "
+                "whose Hessian is no linear map: pass real and imaginary parts as two real arrays, "
+                "and join them in the losses."
+            )
     return tree
+
+
+def _warn_of_floats(tree: PyTree, name: str) -> None:
+    modules = jax.tree.leaves(tree, is_leaf=_is_own_module)
+    held = [
+        jax.tree_util.keystr(path)
+        for module in filter(_is_own_module, modules)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(module, is_leaf=_is_of_equinox)[0]
+        if isinstance(leaf, float)
+    ]
+    if held:
+        warnings.warn(
+            f"{name} holds Python floats in a module ({', '.join(held[:3])}), which stay as they "
+            "are: make them jax arrays to solve for them and differentiate them, or "
+            "`equinox.field(static=True)`.",
+            stacklevel=4,
+        )
+
+
+def _is_of_equinox(part: Any) -> bool:
+    return isinstance(part, eqx.Module) and type(part).__module__.split(".")[0] == "equinox"
+
+
+def _is_own_module(part: Any) -> bool:
+    return isinstance(part, eqx.Module) and not _is_of_equinox(part)
 
 
 def strongly_typed(tree: PyTree) -> PyTree:
@@ -38,9 +86,26 @@ def _needs_a_dtype(leaf) -> bool:
     return isinstance(leaf, np.ndarray | np.generic) or getattr(leaf, "weak_type", False)
 
 
+def check_callable(function: Any, name: str) -> None:
+    if not callable(function):
+        raise ValueError(
+            f"{name}={function!r} is not a function: pass `{name}(theta, psi, *{name}_args)`, "
+            "which returns a scalar."
+        )
+
+
+def check_args(args: Any, name: str) -> None:
+    if not isinstance(args, tuple | list):
+        raise ValueError(
+            f"{name} is of type {type(args).__name__}, and must be a tuple: for one argument x "
+            f"pass `{name}=(x,)`."
+        )
+
+
 def check_scalar(value: Any, name: str) -> None:
     if not eqx.is_array_like(value):
-        hint = "; pass has_aux=True for `(scalar, aux)`" if isinstance(value, tuple) else ""
+        switch = "inner_has_aux" if name == "inner" else "has_aux"
+        hint = f"; pass {switch}=True for `(scalar, aux)`" if isinstance(value, tuple) else ""
         raise ValueError(
             f"{name} must return a scalar, and returned a {type(value).__name__}{hint}."
         )
@@ -52,16 +117,48 @@ def check_scalar(value: Any, name: str) -> None:
 
 
 class InnerLoss(eqx.Module):
-    """`inner(., psi, *args)` as a function of the floating-point leaves of theta."""
+    """`inner(., psi, *args, **kwargs)` as a function of the floating-point leaves of theta."""
 
     inner: Callable
     theta_static: PyTree
     psi: PyTree
     args: tuple
+    kwargs: dict[str, Any] = eqx.field(default_factory=dict)
+    has_aux: bool = eqx.field(default=False, static=True)
+    dtypes: tuple | None = eqx.field(default=None, static=True)
+
+    def with_aux(self, theta: Params, key: PRNGKeyArray | None = None) -> tuple[Any, Any]:
+        """The loss, and what `inner` returned beside it."""
+        theta = theta if self.dtypes is None else cast(theta, self.dtypes)
+        kwargs = self.kwargs if key is None else self.kwargs | {"key": key}
+        out = self.inner(eqx.combine(theta, self.theta_static), self.psi, *self.args, **kwargs)
+        if not self.has_aux:
+            return out, None
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise ValueError(
+                f"inner must return `(scalar, aux)` where inner_has_aux=True, and returned a "
+                f"{type(out).__name__}."
+            )
+        return out
 
     def __call__(self, theta: Params, key: PRNGKeyArray | None = None) -> Any:
-        kwargs = {} if key is None else {"key": key}
-        return self.inner(eqx.combine(theta, self.theta_static), self.psi, *self.args, **kwargs)
+        return self.with_aux(theta, key)[0]
+
+
+class InWideType(eqx.Module):
+    """A loss of theta with leaves of these types, as a function of theta in one wide type."""
+
+    loss: Callable
+    dtypes: tuple = eqx.field(static=True)
+
+    def __call__(self, theta: Params, **kwargs: Any) -> Any:
+        return self.loss(cast(theta, self.dtypes), **kwargs)
+
+
+def in_wide_type(loss: Callable, theta: Params) -> Callable:
+    if isinstance(loss, InnerLoss):
+        return dataclasses.replace(loss, dtypes=dtypes_of(theta))
+    return InWideType(loss, dtypes_of(theta))
 
 
 def evaluate(loss: Callable, theta: Params, key: PRNGKeyArray | None) -> Scalar:
@@ -82,6 +179,7 @@ class LinearizedHVP(eqx.Module):
     """v -> H v at a fixed point, linearised once: `jax.linearize` of the gradient."""
 
     linear: Callable[[Params], Params]
+    symmetric: ClassVar[bool] = True
 
     def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
         return self.linear(v)
@@ -96,9 +194,14 @@ class RederivedHVP(eqx.Module):
 
     loss: Callable
     theta: Params
+    symmetric: ClassVar[bool] = True
 
     def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        gradient = jax.grad(lambda theta: evaluate(self.loss, theta, key))
+        def gradient(theta):
+            return jax.grad(lambda t: evaluate(self.loss, t, key))(theta)
+
+        if holds("custom_vjp_call", gradient, self.theta):  # has no forward mode
+            return jax.vjp(gradient, self.theta)[1](v)[0]
         return jax.jvp(gradient, (self.theta,), (v,))[1]
 
     @property
@@ -117,8 +220,35 @@ class DampedHVP(eqx.Module):
         return jax.tree.map(lambda hvi, vi: hvi + self.damping.astype(vi.dtype) * vi, hv, v)
 
     @property
+    def symmetric(self) -> bool:
+        return is_symmetric(self.hvp)
+
+    @property
     def T(self) -> "DampedHVP":
         return DampedHVP(self.hvp.T, self.damping)
+
+
+class WideHVP(eqx.Module):
+    """v -> H v for a v whose leaves are of one wide type, where those of theta are not."""
+
+    hvp: Any
+    dtypes: tuple = eqx.field(static=True)
+
+    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
+        return widen(product(self.hvp, cast(v, self.dtypes), key))
+
+    @property
+    def symmetric(self) -> bool:
+        return is_symmetric(self.hvp)
+
+    @property
+    def T(self) -> "WideHVP":
+        return WideHVP(self.hvp.T, self.dtypes)
+
+
+def is_symmetric(hvp: Callable) -> bool:
+    """Whether it is its own transpose, as Hessians are and plain functions are taken to be."""
+    return getattr(hvp, "symmetric", True)
 
 
 def product(hvp: Callable, v: Params, key: PRNGKeyArray | None) -> Params:

@@ -42,11 +42,21 @@ class Linearized(eqx.Module):
             lambda moving: function(eqx.combine(moving, fixed), *args), (moving,), (self.tangent,)
         )
 
-    def __call__(self, *args: Any) -> Any:
-        value, tangent = self.value_and_tangent(lambda model, *a: model(*a), *args)
-        if self.centred:
-            return tangent
-        return jax.tree.map(jnp.add, value, tangent)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        held: list[Any] = []
+
+        def call(model, *args):
+            arrays, rest = eqx.partition(model(*args, **kwargs), eqx.is_array)
+            held.append(rest)
+            return arrays
+
+        value, tangent = self.value_and_tangent(call, *args)
+        return eqx.combine(jax.tree.map(self._join, value, tangent), held[-1])
+
+    def _join(self, value, tangent):
+        if not eqx.is_inexact_array(value):  # an integer has no tangent
+            return value
+        return tangent if self.centred else value + tangent
 
 
 def linearize(

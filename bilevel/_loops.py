@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
+from ._varying import vary, varying, varying_leaves
+
 Loop = Literal["auto", "unroll", "dispatch", "loop"]
 Carry = TypeVar("Carry")
 
@@ -90,15 +92,15 @@ def _is_traced(tree: Any) -> bool:
 def holds(primitive: str, function: Callable, *args: Any) -> bool:
     """Whether `function(*args)` calls the primitive of that name, however deep."""
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
-    return _names(primitive, jaxpr)
+    return holds_primitive(primitive, jaxpr)
 
 
-def _names(primitive: str, jaxpr: Any) -> bool:
+def holds_primitive(primitive: str, jaxpr: Any) -> bool:
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name == primitive:
             return True
         for parameter in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(parameter) and _names(primitive, parameter):
+            if _is_jaxpr(parameter) and holds_primitive(primitive, parameter):
                 return True
     return False
 
@@ -132,7 +134,7 @@ def _keep(stop, old, new):
 
 @eqx.filter_jit
 def _looped(step, done, operands, carry, max_steps):
-    arrays, static = eqx.partition(carry, eqx.is_array)
+    arrays, static = eqx.partition(_alike(step, operands, carry), eqx.is_array)
 
     def proceed(loop_carry):
         count, arrays = loop_carry
@@ -145,3 +147,20 @@ def _looped(step, done, operands, carry, max_steps):
 
     _, arrays = lax.while_loop(proceed, body, (jnp.asarray(0), arrays))
     return eqx.combine(arrays, static)
+
+
+def _alike(step, operands, carry):
+    """`carry`, made to differ over the devices of a `shard_map` as what `step` returns does."""
+    axes = varying((operands, carry))
+    if not axes:
+        return carry
+    while True:
+        after = eqx.filter_eval_shape(step, operands, carry)
+        grown = jax.tree.map(
+            lambda leaf, then: vary(leaf, varying(then)) if eqx.is_array(leaf) else leaf,
+            carry,
+            after,
+        )
+        if varying_leaves(grown) == varying_leaves(carry):
+            return grown
+        carry = grown

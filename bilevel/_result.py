@@ -1,13 +1,19 @@
 """What a solve reports: the result enumeration and how it is acted upon."""
 
 import warnings
+from functools import partial
 from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Int
+
+from ._varying import vary, varying
 
 Throw = Literal["raise", "warn", "ignore"]
 T = TypeVar("T")
@@ -16,15 +22,21 @@ T = TypeVar("T")
 class Result(eqx.Enumeration):
     """How a solve ended. Each message names the cause and the remedy.
 
-    `successful` is right to its tolerance. `approximate` is short of that by choice (`Identity`,
-    `Nystrom`, `CG(truncated=True)`, a number of steps of `SGD` or `Neumann`), which is no failure.
-    All others are failures.
+    `successful` was looked at and is right to its tolerance. `approximate` is short of that by
+    choice (`Identity`, `Nystrom`, `CG(truncated=True)`, damping, a number of steps of `SGD` or
+    `Neumann`), and of `not_judged` nothing has shown that it is right: neither is a failure, and
+    neither is a success. All others are failures.
     """
 
     successful = "The solve succeeded."
     approximate = (
         "The adjoint is an approximation, as its method was told to stop short of a solution: "
         "`residual` says how far; for an exact one allow more steps, or use `CG()`."
+    )
+    not_judged = (
+        "Nothing has shown that theta is at a minimum of the inner problem, so the hypergradient "
+        "may be biased: `inner.distance` estimates how far it is; for a success allow more steps, "
+        "start nearer, tighten the inner solver's `tol`, or compute in float64."
     )
     max_steps_reached = (
         "The linear solve ended, out of steps or out of precision, with a residual above its "
@@ -33,62 +45,34 @@ class Result(eqx.Enumeration):
     )
     indefinite = (
         "The Hessian of the inner loss has a direction of non-positive curvature, so theta is not "
-        "a strict minimum and this method cannot invert it: solve the inner problem further, "
-        "regularise it, add `damping`, or use `Dense`."
+        "a strict minimum and this method cannot invert it: solve the inner problem further (at a "
+        "learning rate that is too large it ends at no minimum), regularise it, add `damping`, or "
+        "use `Dense`."
     )
     singular = (
         "The Hessian of the inner loss is singular to working precision: regularise the inner "
-        "loss, add `damping`, or compute in float64."
+        "loss, add `damping`, compute in float64, or take the pseudo-inverse, "
+        "`Lineax(lineax.SVD())`."
     )
     diverged = (
-        "The linear solve ended no nearer to the solution than zero is: lower the learning rate "
-        "of the inverse Hessian (raise it, if it is tiny), or use `CG`."
+        "The linear solve ended no nearer to the solution than zero is: lower the rate of `SGD` or "
+        "`Neumann` (raise it, if it is tiny), raise the `rank` or the `damping` of `Nystrom`, or "
+        "use `CG`."
     )
     not_stationary = (
-        "The inner solver ended with a gradient that is not small enough, so its solution is "
-        "inaccurate and a hypergradient biased: allow more steps, start nearer, change its "
-        "settings, or raise its `tol` if it has one."
+        "The inner solver ended away from a minimum, so its solution is inaccurate and a "
+        "hypergradient biased: allow more steps, start nearer, change its settings (a learning "
+        "rate, or its `tol`), or, where a rough solution is what you want, pass `throw='ignore'`."
     )
     nonfinite = (
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
-        "at theta, and lower the learning rate of the inner solver."
+        "at theta, and lower the learning rate of the inner solver, if it has one."
     )
 
 
 def check_throw(throw: str) -> None:
     if throw not in ("raise", "warn", "ignore"):
         raise ValueError(f"throw={throw!r} is not known: choose 'raise', 'warn' or 'ignore'.")
-
-
-def failed(result: Result) -> Bool[Array, ""]:
-    return (result != Result.successful) & (result != Result.approximate)
-
-
-def act_on(result: Result, throw: Throw, values: T) -> T:
-    """Raise or warn if `result` is a failure, as `throw` says; hands `values` back.
-
-    Under `jax.jit` the check happens at run time; what is raised is raised only if `values` is
-    used.
-    """
-    if throw == "raise":
-        failure = failed(result)
-        if isinstance(failure, Tracer):
-            return result.error_if(values, failure)
-        if failure:
-            raise RuntimeError(Result[result])
-    if throw == "warn":
-        flags = [result == failure for failure in _FAILURES]
-        if any(isinstance(flag, Tracer) for flag in flags):
-            jax.debug.callback(_warn, *flags)
-        else:
-            _warn(*flags)
-    return values
-
-
-def worst(first: Result, second: Result) -> Result:
-    """The first of the two that is a failure; if none is, the first that is not a full success."""
-    first_counts = failed(first) | (~failed(second) & (first != Result.successful))
-    return Result.where(jnp.asarray(first_counts), first, second)
 
 
 _FAILURES = (
@@ -101,8 +85,82 @@ _FAILURES = (
 )
 
 
-def _warn(*flags) -> None:
-    # Flags, not the result itself: a callback that computes with jax arrays can deadlock.
-    for failure, flag in zip(_FAILURES, flags, strict=True):
-        if flag:
-            warnings.warn(Result[failure], RuntimeWarning, stacklevel=2)
+def _code(result: Result) -> Int[Array, ""]:
+    """1 + the place of a failure in `_FAILURES`, 0 for none."""
+    places = [jnp.where(result == failure, at + 1, 0) for at, failure in enumerate(_FAILURES)]
+    return sum(places[1:], places[0])
+
+
+def failed(result: Result) -> Bool[Array, ""]:
+    return _code(result) > 0
+
+
+def act_on(result: Result, throw: Throw, values: T) -> T:
+    """Raise or warn if `result` is a failure, as `throw` says; hands `values` back.
+
+    Under `jax.jit` the check happens at run time; what is raised is raised only if `values` is
+    used.
+    """
+    if throw == "ignore":
+        return values
+    code = _code(result)
+    if not isinstance(code, Tracer):
+        _tell(throw, np.asarray(code))
+        return values
+    if throw == "warn":
+        jax.debug.callback(partial(_tell, throw), code)
+        return values
+    leaves, structure = jax.tree.flatten(values)
+    return jax.tree.unflatten(structure, _guard(code, leaves))
+
+
+def _tell(throw: Throw, code: np.ndarray) -> None:
+    # A code, not the result itself: a callback that computes with jax arrays can deadlock.
+    failures = np.argwhere(np.asarray(code) > 0)
+    if not len(failures):
+        return
+    message = Result[_FAILURES[int(np.asarray(code)[tuple(failures[0])]) - 1]]
+    if np.ndim(code):
+        members = ", ".join(str(m[0] if m.size == 1 else tuple(m.tolist())) for m in failures[:8])
+        more = ", ..." if len(failures) > 8 else ""
+        message += f" (Under vmap: member {members}{more} of {np.size(code)}.)"
+    if throw == "raise":
+        raise RuntimeError(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@jax.custom_jvp
+def _guard(code, leaves):
+    """`leaves`, or an exception at run time where `code` is that of a failure."""
+    return _guard_members(code, leaves)
+
+
+@_guard.defjvp
+def _guard_jvp(primals, tangents):
+    return _guard(*primals), tangents[1]
+
+
+@custom_vmap
+def _guard_members(code, leaves):
+    axes = varying((code, leaves))
+
+    def fail(code, leaves):
+        forms = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        return vary(jax.pure_callback(partial(_tell, "raise"), forms, code), axes)
+
+    return lax.cond(jnp.any(code > 0), fail, lambda _, leaves: vary(leaves, axes), code, leaves)
+
+
+@_guard_members.def_vmap
+def _guard_batch(axis_size, in_batched, code, leaves):
+    """All members at once, so that the message can name those that failed."""
+    if not isinstance(code, Tracer):
+        _tell("raise", code)
+        return leaves, in_batched[1]
+    return _guard_members(code, leaves), in_batched[1]
+
+
+def worst(first: Result, second: Result) -> Result:
+    """The first of the two that is a failure; if none is, the first that is not a full success."""
+    first_counts = failed(first) | (~failed(second) & (first != Result.successful))
+    return Result.where(jnp.asarray(first_counts), first, second)

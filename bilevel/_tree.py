@@ -1,22 +1,58 @@
 """Arithmetic of pytrees of arrays, and keys that may be None."""
 
+from collections.abc import Iterable
 from functools import reduce
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+
+
+def dtypes_of(tree: PyTree[Array]) -> tuple[np.dtype, ...]:
+    return tuple(np.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def wide_dtype(tree: PyTree[Array]) -> np.dtype:
+    """The type that holds what all leaves hold, and no less than float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        return np.dtype(jnp.result_type(jnp.float32, *dtypes_of(tree)))
+
+
+def is_wide(tree: PyTree[Array]) -> bool:
+    """Whether all leaves are of one type, and that is no lower than float32."""
+    return set(dtypes_of(tree)) <= {wide_dtype(tree)}
+
+
+def widen(tree: PyTree[Array]) -> PyTree[Array]:
+    wide = wide_dtype(tree)
+    return jax.tree.map(lambda leaf: leaf.astype(wide), tree)
+
+
+def cast(tree: PyTree[Array], dtypes: tuple[np.dtype, ...]) -> PyTree[Array]:
+    """`tree` with leaves of these types, in order."""
+    leaves, structure = jax.tree.flatten(tree)
+    typed = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return jax.tree.unflatten(structure, typed)
+
+
+def coarsest(dtypes: Iterable[np.dtype]) -> float:
+    """The largest of their epsilons."""
+    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
 
 
 def vdot(first: PyTree[Array], second: PyTree[Array]) -> Scalar:
+    if not is_wide((first, second)):
+        first, second = widen((first, second))
     return jnp.asarray(optax.tree.vdot(first, second))
 
 
 def largest(tree: PyTree[Array]) -> Scalar:
     """The largest absolute value; 1 where that is 0, infinite or NaN, so that one can divide."""
     most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
-    size = reduce(jnp.maximum, most)
+    size = reduce(jnp.maximum, widen(most))
     return jnp.where((size > 0) & jnp.isfinite(size), size, 1).astype(size.dtype)
 
 
@@ -32,12 +68,18 @@ def multiply(tree: PyTree[Array], scale: Scalar) -> PyTree[Array]:
 def norm(tree: PyTree[Array]) -> Scalar:
     """The Euclidean norm, whose squares neither overflow nor underflow."""
     size = largest(tree)
-    return size * jnp.asarray(optax.tree.norm(divide(tree, size)))
+    return size * jnp.asarray(optax.tree.norm(divide(widen(tree), size)))
 
 
 @eqx.filter_jit
 def negative(tree: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(jnp.negative, tree)
+
+
+def hold_last(trace: Float[Array, " steps"], count: Int[Array, ""]) -> Float[Array, " steps"]:
+    """`trace`, whose first `count` entries were written, with the last of those in the others."""
+    last = trace[jnp.maximum(count - 1, 0)] if trace.size else trace
+    return jnp.where(jnp.arange(trace.size) < count, trace, last)
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> tuple[PRNGKeyArray | None, ...]:

@@ -7,12 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PRNGKeyArray, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._descent import descend
-from ._inner import InnerLoss, as_arrays, check_scalar, value_and_grad
-from ._loops import loops_slowly
+from ._inner import InnerLoss, as_arrays, check_args, check_scalar, value_and_grad
+from ._loops import iterate, loops_slowly
+from ._result import Result, Throw, act_on, check_throw
+from ._tree import norm, split_key
 from .solvers import GradientDescent
+from .solvers._gradient_descent import gradient_step, key_of_step
 
 
 def unrolled_value_and_grad(
@@ -21,11 +24,15 @@ def unrolled_value_and_grad(
     *,
     solver: GradientDescent,
     truncate: int | None = None,
+    window: int | None = None,
+    start: int | Array | None = None,
     remat: int | None = None,
     has_aux: bool = False,
+    throw: Throw = "raise",
 ) -> Callable[..., tuple[Any, PyTree]]:
     """As `unrolled_grad`; the function returns `(value, grad)`, or `((value, aux), grad)`."""
-    _check(solver, truncate, remat)
+    check_throw(throw)
+    window = _check(solver, truncate, window, start, remat)
 
     def compute(
         psi: PyTree,
@@ -36,9 +43,18 @@ def unrolled_value_and_grad(
         key: PRNGKeyArray | None = None,
     ) -> tuple[Any, PyTree]:
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
-        keys = None if key is None else jax.random.split(key, max(solver.steps, 1))
+        check_args(outer_args, "outer_args")
+        check_args(inner_args, "inner_args")
+        solver_key, *_ = split_key(key, 4)  # as in `hypergradient`: the same noise
         problem = (outer, inner, tuple(outer_args), tuple(inner_args))
-        (value, aux), grad = _unrolled(psi, theta0, problem, solver, truncate, remat, keys, has_aux)
+        first = solver.steps - window if start is None else start
+        state = _before(psi, theta0, problem, solver, first, solver.steps - window, solver_key)
+        (value, aux), grad = _unrolled(
+            psi, theta0, problem, solver, window, remat, state, solver_key, has_aux
+        )
+        finite = jnp.isfinite(norm(grad))
+        result = Result.where(finite, Result.successful, Result.nonfinite)
+        value, grad = act_on(result, throw, (value, grad))
         return ((value, aux) if has_aux else value), grad
 
     return compute
@@ -50,8 +66,11 @@ def unrolled_grad(
     *,
     solver: GradientDescent,
     truncate: int | None = None,
+    window: int | None = None,
+    start: int | Array | None = None,
     remat: int | None = None,
     has_aux: bool = False,
+    throw: Throw = "raise",
 ) -> Callable[..., Any]:
     """A function that computes `d outer(theta_T(psi), psi) / d psi` through T descent steps.
 
@@ -64,10 +83,15 @@ def unrolled_grad(
         inner: as in `hypergradient`.
         solver: a `GradientDescent`; all of its `steps` are taken.
         truncate: differentiate the last `truncate` steps only; biased, and cheaper.
+        window: differentiate the steps `start` to `start + window - 1`, and stop there: the outer
+            loss is taken after them.
+        start: the first step of the window; None: the window is the last steps. It may be a
+            traced or a fresh integer at each call: one program serves all.
         remat: keep only every `remat`-th iterate, and compute what lies between again on the way
             back: the memory of `steps / remat` iterates and of the activations of `remat` steps,
             for the time of one more pass. None: keep everything.
         has_aux: whether `outer` returns `(scalar, aux)`.
+        throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
 
     Returns:
         `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns the gradient,
@@ -87,7 +111,15 @@ def unrolled_grad(
         Array([2.00, 4.00], dtype=float32)
     """
     compute = unrolled_value_and_grad(
-        outer, inner, solver=solver, truncate=truncate, remat=remat, has_aux=has_aux
+        outer,
+        inner,
+        solver=solver,
+        truncate=truncate,
+        window=window,
+        start=start,
+        remat=remat,
+        has_aux=has_aux,
+        throw=throw,
     )
 
     def grad(psi: PyTree, theta0: PyTree, **kwargs):
@@ -97,87 +129,137 @@ def unrolled_grad(
     return grad
 
 
-def _check(solver, truncate, remat) -> None:
+def _check(solver, truncate, window, start, remat) -> int:
+    """How many steps are differentiated."""
     if not isinstance(solver, GradientDescent):
         raise ValueError(
-            f"solver={solver!r} has no steps to differentiate: unrolling needs a GradientDescent; "
-            "for other solvers use hypergradient."
+            f"solver is a {type(solver).__name__}, which has no steps to differentiate: unrolling "
+            "needs a GradientDescent; for other solvers use hypergradient."
         )
-    for name, value in (("truncate", truncate), ("remat", remat)):
+    for name, value in (("truncate", truncate), ("window", window), ("remat", remat)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is no number of steps: give 1 or more, or None.")
+    if truncate is not None and window is not None:
+        raise ValueError(
+            f"truncate={truncate} and window={window} both say how many steps are differentiated: "
+            "give one of them."
+        )
+    if start is not None and window is None:
+        raise ValueError(f"start={start} is the beginning of a window: give window, too.")
+    asked = window if window is not None else truncate
+    width = solver.steps if asked is None else min(asked, solver.steps)
+    concrete = start is not None and not isinstance(start, Tracer)
+    if concrete and not 0 <= int(start) <= solver.steps - width:
+        raise ValueError(
+            f"start={int(start)} leaves no room for a window of {width} in steps={solver.steps}: "
+            f"give 0 to {solver.steps - width}."
+        )
+    return width
+
+
+class _State(eqx.Module):
+    theta: PyTree
+    optimiser: PyTree
+    count: Array
+
+
+def _before(psi, theta0, problem, solver, first, most, key) -> _State:
+    """The state before the first step that is differentiated, by steps that are not."""
+    start, static = eqx.partition(theta0, eqx.is_inexact_array)
+    state = _begin(solver.transformation, start)
+    if most == 0:
+        return state
+    _, inner, _, inner_args = problem
+    loss = InnerLoss(inner, static, psi, inner_args)
+    operands = (loss, solver.transformation, jnp.asarray(solver.scale), jnp.asarray(first), key)
+    state = iterate(_frozen_step, _at_first, operands, state, most, solver.loop)
+    return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, state)
 
 
 @eqx.filter_jit
-def _unrolled(psi, theta0, problem, solver, truncate, remat, keys, has_aux):
+def _begin(transformation, start) -> _State:
+    return _State(start, transformation.init(start), jnp.asarray(0))
+
+
+def _frozen_step(operands, state: _State) -> _State:
+    loss, transformation, scale, _, key = operands
+    arrays, rest = eqx.partition((loss, state), eqx.is_inexact_array)
+    loss, state = eqx.combine(lax.stop_gradient(arrays), rest)
+    return _step(loss, transformation, scale, key, state)
+
+
+def _at_first(operands, state: _State):
+    return state.count >= operands[3]
+
+
+def _step(loss, transformation, scale, key, state: _State) -> _State:
+    now = key_of_step(key, state.count)
+    theta, optimiser, *_ = gradient_step(
+        loss, transformation, scale, state.theta, state.optimiser, now
+    )
+    return _State(theta, optimiser, state.count + 1)
+
+
+@eqx.filter_jit
+def _unrolled(psi, theta0, problem, solver, steps, remat, state, key, has_aux):
     outer, inner, outer_args, inner_args = problem
-    start, static = eqx.partition(theta0, eqx.is_inexact_array)
-    differentiated = solver.steps if truncate is None else min(truncate, solver.steps)
-    first = solver.steps - differentiated
+    static = eqx.filter(theta0, eqx.is_inexact_array, inverse=True)
 
     def of(psi):
-        state = start, solver.transformation.init(start)
-        if first:
-            frozen = InnerLoss(inner, static, lax.stop_gradient(psi), inner_args)
-            state = lax.stop_gradient(_descend(frozen, solver, state, _part(keys, 0, first), first))
         loss = InnerLoss(inner, static, psi, inner_args)
-        late = _part(keys, first, solver.steps)
-        theta, _ = _in_segments(loss, solver, state, late, differentiated, remat)
+        theta = _in_segments(loss, solver, state, key, steps, remat).theta
         out = outer(eqx.combine(theta, static), psi, *outer_args)
         value, aux = out if has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux
 
     differentiable, fixed = eqx.partition(psi, eqx.is_inexact_array)
-    return jax.value_and_grad(lambda p: of(eqx.combine(p, fixed)), has_aux=True)(differentiable)
+    try:
+        return jax.value_and_grad(lambda p: of(eqx.combine(p, fixed)), has_aux=True)(differentiable)
+    except ValueError as error:
+        if "while_loop" not in str(error):
+            raise
+        raise ValueError(
+            "solver's steps hold a loop with no fixed end (a line search, perhaps), which reverse "
+            "mode cannot go through: unroll another optimiser, or use hypergradient."
+        ) from error
 
 
-def _in_segments(loss, solver, state, keys, steps, remat):
+def _in_segments(loss, solver, state, key, steps, remat):
     if remat is None or remat >= steps:
-        return _descend(loss, solver, state, keys, steps)
+        return _descend(loss, solver, state, key, steps)
     whole = steps // remat
 
     @jax.checkpoint
-    def segment(state, keys):
-        return _descend(loss, solver, state, keys, remat), None
+    def segment(state, _):
+        return _descend(loss, solver, state, key, remat), None
 
     # An outer loop, for in a straight line XLA may compute all segments again at once.
-    in_loops = (
-        None if keys is None else keys[: whole * remat].reshape(whole, remat, *keys.shape[1:])
-    )
-    state = _repeat(segment, state, in_loops, whole, _unrolls(loss, solver, state, keys))
-    rest = _part(keys, whole * remat, steps)
-    return _descend(loss, solver, state, rest, steps - whole * remat)
+    state = _repeat(segment, state, whole, _unrolls(loss, solver, state, key))
+    return _descend(loss, solver, state, key, steps - whole * remat)
 
 
-def _descend(loss, solver, state, keys, steps):
-    def step(state, key):
-        theta, optimiser = state
-        _, gradient = value_and_grad(loss, theta, key)
+def _descend(loss, solver, state, key, steps):
+    def step(state, _):
         scale = jnp.asarray(solver.scale)
-        return descend(solver.transformation, gradient, optimiser, theta, scale), None
+        return _step(loss, solver.transformation, scale, key, state), None
 
-    return _repeat(step, state, keys, steps, _unrolls(loss, solver, state, keys))
+    return _repeat(step, state, steps, _unrolls(loss, solver, state, key))
 
 
-def _repeat(step, state, keys, count, unroll):
+def _repeat(step, state, count, unroll):
     if not unroll:
-        return lax.scan(step, state, keys, length=count)[0]
-    for at in range(count):
-        state, _ = step(state, None if keys is None else keys[at])
+        return lax.scan(step, state, length=count)[0]
+    for _ in range(count):
+        state, _ = step(state, None)
     return state
 
 
-def _unrolls(loss, solver, state, keys) -> bool:
-    one = None if keys is None else keys[0]
+def _unrolls(loss, solver, state, key) -> bool:
     if solver.loop == "auto":
-        return loops_slowly(_gradient, loss, state[0], one)
+        return loops_slowly(_gradient, loss, state.theta, key)
     return solver.loop != "loop"
 
 
 def _gradient(loss, theta, key):
     return value_and_grad(loss, theta, key)[1]
-
-
-def _part(keys, begin, end):
-    return None if keys is None else keys[begin:end]

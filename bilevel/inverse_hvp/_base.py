@@ -2,17 +2,37 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._condition import Jacobian, Stationary
-from .._inner import DampedHVP, LinearizedHVP, RederivedHVP, product
+from .._condition import Stationary
+from .._inner import (
+    DampedHVP,
+    LinearizedHVP,
+    RederivedHVP,
+    WideHVP,
+    is_symmetric,
+    product,
+)
 from .._result import Result, worst
-from .._tree import check_form, divide, largest, multiply, split_key, vdot
+from .._tree import (
+    cast,
+    check_form,
+    coarsest,
+    divide,
+    dtypes_of,
+    is_wide,
+    largest,
+    multiply,
+    split_key,
+    vdot,
+    widen,
+)
+from .._varying import as_shard_map_allows
 
 STOCHASTIC_LIMIT = 10.0
 """Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""
@@ -134,21 +154,25 @@ class AbstractInverseHVP(eqx.Module):
             v0: a warm start, shaped like `g`.
             key: for stochastic Hessian-vector products.
         """
+        dtypes, tolerance = dtypes_of(g), self.tolerance(g)
+        if v0 is not None:
+            check_form(v0, g, "v0 is", "v", "theta")
+        if not is_wide(g):
+            hvp, g, v0 = WideHVP(hvp, dtypes), widen(g), None if v0 is None else widen(v0)
         undamped = isinstance(self.damping, float | int) and self.damping == 0
         damped = hvp if undamped else DampedHVP(hvp, jnp.asarray(self.damping))
         unit, scale = _normalize(g)
-        start = None
-        if v0 is not None:
-            check_form(v0, g, "v0 is", "v", "theta")
-            start = _scale_start(v0, scale)
+        start = None if v0 is None else _scale_start(v0, scale)
         solve_key, check_key = split_key(key, 2)
-        if isinstance(hvp, Jacobian) and self.symmetric_only:
-            iterate = self._solve_normal_equations(damped, unit, solve_key)
-        else:
-            iterate = self.solve(damped, unit, start, solve_key)
+        with as_shard_map_allows(self, (hvp, g)):
+            if self.symmetric_only and not is_symmetric(hvp):
+                iterate = self._solve_normal_equations(damped, unit, solve_key)
+            else:
+                iterate = self.solve(damped, unit, start, solve_key)
         check_form(iterate.v, g, f"{type(self).__name__}.solve returned", "v", "g")
-        v, residual, result = _judge(damped, unit, scale, iterate, self.tolerance(g), check_key)
-        return Adjoint(v, residual, iterate.steps, result, iterate.losses)
+        judged = (damped, unit, scale, iterate, tolerance, default_rtol(unit, hvp), check_key)
+        v, residual, result = _judge(*judged)
+        return Adjoint(cast(v, dtypes), residual, iterate.steps, result, iterate.losses)
 
     def many(
         self,
@@ -179,7 +203,7 @@ class AbstractInverseHVP(eqx.Module):
 class Gram(eqx.Module):
     """v -> A A^T v."""
 
-    operator: Jacobian | DampedHVP
+    operator: Any
 
     def __call__(self, v: PyTree[Array], key: PRNGKeyArray | None = None) -> PyTree[Array]:
         return product(self.operator, product(self.operator.T, v, key), key)
@@ -207,14 +231,14 @@ def _scale_start(v0, scale):
 
 
 @eqx.filter_jit
-def _judge(hvp, unit, scale, iterate, tolerance, key):
+def _judge(hvp, unit, scale, iterate, tolerance, rtol, key):
     rest = iterate.rest
     if rest is None:
         rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
     # All of it is scaled to the right-hand side's norm: the plain norm will do.
     residual = jnp.asarray(optax.tree.norm(rest))
     if tolerance is None:
-        result = _approximation(unit, iterate, rest, residual, stochastic=key is not None)
+        result = _approximation(unit, iterate, rest, residual, rtol, stochastic=key is not None)
     else:
         limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), _useless(residual))
         result = Result.where(residual > limit, Result.max_steps_reached, Result.successful)
@@ -230,7 +254,7 @@ def _judge(hvp, unit, scale, iterate, tolerance, key):
     return v, jnp.where(zero, 0, residual).astype(residual.dtype), result
 
 
-def _approximation(unit, iterate, rest, residual, *, stochastic) -> Result:
+def _approximation(unit, iterate, rest, residual, rtol, *, stochastic) -> Result:
     if stochastic:
         failed = residual > STOCHASTIC_LIMIT
         return Result.where(failed, Result.diverged, Result.approximate)
@@ -242,7 +266,7 @@ def _approximation(unit, iterate, rest, residual, *, stochastic) -> Result:
     by_design = iterate.result == Result.approximate
     useful = (residual <= _useless(residual)) | nearer | by_design
     result = Result.where(useful, Result.approximate, Result.diverged)
-    exact = (residual <= 2 * default_rtol(unit)) & ~by_design
+    exact = (residual <= 2 * rtol) & ~by_design
     return Result.where(exact, Result.successful, result)
 
 
@@ -251,7 +275,28 @@ def _useless(residual: Scalar) -> float:
     return 1 - float(jnp.finfo(residual.dtype).eps) ** 0.5
 
 
-def default_rtol(g: PyTree[Array]) -> float:
-    """1e-10 where all is float64, 1e-5 in lower precision."""
-    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(g))
-    return 1e-10 if coarsest < 1e-12 else 1e-5
+def default_rtol(g: PyTree[Array], hvp: Callable | None = None) -> float:
+    """1e-10 where all is float64, 1e-5 in float32; in lower types what their products allow."""
+    hvp = getattr(hvp, "hvp", hvp) if isinstance(hvp, DampedHVP) else hvp
+    eps = coarsest(hvp.dtypes if isinstance(hvp, WideHVP) else dtypes_of(g))
+    return 1e-10 if eps < 1e-12 else max(1e-5, 4 * eps if eps > 1e-4 else 0.0)
+
+
+def as_inverse(inverse_hvp: Any) -> AbstractInverseHVP:
+    if inverse_hvp is None:
+        from ._cg import CG
+
+        return CG()
+    if isinstance(inverse_hvp, AbstractInverseHVP):
+        return inverse_hvp
+    if isinstance(inverse_hvp, type):
+        name = inverse_hvp.__name__
+        raise ValueError(
+            f"inverse_hvp={name} is a class: pass an instance, `{name}(...)`, for example `CG()`."
+            if name != "CG"
+            else "inverse_hvp=CG is a class: pass an instance, `CG()`."
+        )
+    raise ValueError(
+        f"inverse_hvp is a {type(inverse_hvp).__name__}, which cannot apply an inverse Hessian: "
+        "pass one of bilevel.inverse_hvp, for example `CG()`."
+    )

@@ -65,12 +65,12 @@ class CG(AbstractInverseHVP):
     def tolerance(self, g):
         return None if self.truncated else self._rtol(g)
 
-    def _rtol(self, g):
-        return default_rtol(g) if self.rtol is None else self.rtol
+    def _rtol(self, g, hvp=None):
+        return default_rtol(g, hvp) if self.rtol is None else self.rtol
 
     def solve(self, hvp, g, v0, key):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
-        warm, rtol = v0 is not None, self._rtol(g)
+        warm, rtol = v0 is not None, self._rtol(g, hvp)
         state = _start(precondition, g, v0, key, rtol)
         products = self.max_steps + (2 if warm else 1)
         operands = (hvp, precondition, g, rtol, self.max_steps, warm)

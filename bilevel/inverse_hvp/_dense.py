@@ -8,6 +8,7 @@ from jax.scipy.linalg import lu_factor, lu_solve
 from .._inner import product
 from .._result import Result
 from .._tree import norm
+from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -54,7 +55,8 @@ def _solve(hvp, g, key):
     def column(direction):
         return ravel_pytree(product(hvp, unravel(direction), key))[0]
 
-    hessian = jax.vmap(column)(jnp.eye(flat.size, dtype=flat.dtype)).T
+    directions = vary(jnp.eye(flat.size, dtype=flat.dtype), varying(flat))
+    hessian = jax.vmap(column)(directions).T
     factors = lu_factor(hessian)
     v = jnp.where(jnp.any(flat != 0), lu_solve(factors, flat), 0)
     solved = jnp.isfinite(norm(v))

@@ -8,8 +8,7 @@ import lineax as lx
 import optax
 from jaxtyping import Array, PyTree
 
-from .._condition import Jacobian
-from .._inner import DampedHVP
+from .._inner import is_symmetric
 from .._loops import loops_slowly
 from .._result import Result
 from .._tree import norm
@@ -79,7 +78,7 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
     tags: set[object] = set()
     if isinstance(solver, lx.CG | lx.Cholesky):
         tags = {lx.positive_semidefinite_tag}
-    elif not _is_asymmetric(hvp):
+    elif is_symmetric(hvp):
         tags = {lx.symmetric_tag}
     options = {} if v0 is None else {"y0": v0}
     if precondition is not None:
@@ -98,7 +97,3 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
     result = Result.where(singular, Result.singular, Result.successful)
     result = Result.where(jnp.isfinite(norm(rest)), result, Result.nonfinite)
     return Iterate(v, jnp.asarray(found.stats.get("num_steps", 0)), result, rest=rest)
-
-
-def _is_asymmetric(hvp) -> bool:
-    return isinstance(hvp.hvp if isinstance(hvp, DampedHVP) else hvp, Jacobian)

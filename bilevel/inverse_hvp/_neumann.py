@@ -8,6 +8,7 @@ from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result, worst
 from .._tree import divide, norm, split_key, vdot
+from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 from ._sgd import SGD
 
@@ -86,7 +87,7 @@ def _start(g, key) -> _Power:
     noise = [
         jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
     ]
-    direction = jax.tree.unflatten(structure, noise)
+    direction = vary(jax.tree.unflatten(structure, noise), varying(g))
     size = norm(direction)
     return _Power(divide(direction, size), jnp.ones_like(size), key)
 

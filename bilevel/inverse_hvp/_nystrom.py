@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from .._inner import DampedHVP, product
 from .._result import Result
+from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 from ._preconditioner import AbstractPreconditioner
 
@@ -104,6 +105,7 @@ class _Preconditioner(eqx.Module):
 def _sketch(hvp, g, seed, key, rank) -> _LowRank:
     flat, unravel = ravel_pytree(g)
     probes = jax.random.normal(seed, (flat.size, rank), flat.dtype) / flat.size**0.5
+    probes = vary(probes, varying(flat))
     tall = rank <= flat.size // 4
     if not tall:  # few random directions are nearly orthogonal, many are not
         probes, _ = jnp.linalg.qr(probes)

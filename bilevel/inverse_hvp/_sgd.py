@@ -9,7 +9,7 @@ from .._descent import descend
 from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import norm, split_key, vdot
+from .._tree import hold_last, norm, split_key, vdot, wide_dtype
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -79,17 +79,22 @@ class _State(eqx.Module):
 @eqx.filter_jit
 def _start(transformation, g, v0, key, steps) -> _State:
     v = optax.tree.zeros_like(g) if v0 is None else v0
-    best = jnp.full_like(norm(g), jnp.inf)
-    losses = jnp.full((steps,), jnp.nan, best.dtype)
-    return _State(v, transformation.init(v), v, g, best, best, jnp.asarray(0), losses, key)
+    best = jnp.full_like(norm(g), jnp.finfo(wide_dtype(g)).max)
+    losses = jnp.zeros((steps,), best.dtype)
+    optimiser = transformation.init(v)
+    return _State(v, optimiser, v, g, best, best, jnp.asarray(0), losses, key)
 
 
 def _step(operands, state: _State) -> _State:
     hvp, g, transformation, scale, _ = operands
     key, now = split_key(state.key, 2)
     gradient = optax.tree.sub(product(hvp, state.v, now), g)
-    v, optimiser = descend(transformation, gradient, state.optimiser, state.v, scale)
     loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
+
+    def value(v):
+        return vdot(v, product(hvp, v, now)) / 2 - vdot(g, v)
+
+    v, optimiser = descend(transformation, gradient, state.optimiser, state.v, scale, loss, value)
     residual = jnp.asarray(optax.tree.norm(gradient))
     better = residual < state.best
     best_v, best_rest, best = optax.tree.where(
@@ -109,7 +114,8 @@ def _done(operands, state: _State):
 @eqx.filter_jit
 def _finish(state: _State) -> Iterate:
     steps = jnp.minimum(state.count, state.losses.size)
+    losses = hold_last(state.losses, steps)
     if state.key is not None:
-        return Iterate(state.v, steps, Result.successful, state.losses)
+        return Iterate(state.v, steps, Result.successful, losses)
     result = Result.where(jnp.isfinite(state.last), Result.successful, Result.nonfinite)
-    return Iterate(state.best_v, steps, result, state.losses, state.best_rest)
+    return Iterate(state.best_v, steps, result, losses, state.best_rest)

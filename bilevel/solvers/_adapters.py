@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from .._inner import evaluate
 from .._result import Result
-from .._tree import check_form
+from .._tree import check_form, wide_dtype
 from ._base import AbstractSolver, Steps, check_tol, refuse_key
 
 
@@ -46,7 +46,7 @@ class Jaxopt(AbstractSolver):
         refuse_key("Jaxopt", key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             theta, steps = _run_jaxopt(loss, self.solver, theta0)
-        return Steps(theta, steps, _no_losses(theta), Result.successful, self.tol)
+        return Steps(theta, steps, _no_losses(theta), Result.not_judged, self.tol)
 
 
 @eqx.filter_jit
@@ -112,4 +112,4 @@ def _like(theta: PyTree, theta0: PyTree) -> PyTree:
 
 
 def _no_losses(theta):
-    return jnp.zeros((0,), jnp.result_type(*jax.tree.leaves(theta)))
+    return jnp.zeros((0,), wide_dtype(theta))

@@ -2,15 +2,29 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._condition import AbstractCondition, Stationary, value_and_residual
+from .._inner import in_wide_type
 from .._result import Result, worst
-from .._tree import check_form, norm, split_key
+from .._stationarity import exceeds, near_enough, relative_distance
+from .._tree import (
+    cast,
+    check_form,
+    dtypes_of,
+    is_wide,
+    norm,
+    split_key,
+    wide_dtype,
+    widen,
+)
+from .._varying import as_shard_map_allows
 
 
 class InnerRecord(eqx.Module):
@@ -18,23 +32,34 @@ class InnerRecord(eqx.Module):
 
     Attributes:
         steps: how many steps the solver took; an integer scalar, 0 for a plain callable.
-        losses: the inner loss before each step and, last, at theta*; shape (steps + 1,).
+        losses: the inner loss before each step and, last, at theta*; shape (most steps + 1,),
+            that at theta* also where fewer steps were taken.
         gradient_norm: the norm of the inner gradient at theta*, or of the proximal gradient
             `(theta - prox(theta - s gradient)) / s` of a constrained problem. The implicit
             function theorem asks for 0: what is left is the bias of the hypergradient.
         result: a `Result`.
+        distance: an estimate of how far theta is from the solution, relative to theta, free of
+            the loss's units: the gradient norm times the inverse of the smallest curvature that
+            the solver or the adjoint has met. None where neither has.
+        aux: what `inner` returned beside its value at theta* (None without `inner_has_aux`).
     """
 
     steps: Int[Array, ""]
     losses: Float[Array, " losses"]
     gradient_norm: Scalar
     result: Result
+    distance: Scalar | None = None
+    aux: Any = None
 
 
 class Steps(eqx.Module):
     """What a solver's `solve` hands back: theta, how many steps, the loss before each.
 
-    A gradient at theta whose norm is above `tol`, if that is given, counts as a failure.
+    `result` is the solver's own word: `successful` where it looked at where it ended,
+    `not_judged` where it did not. A gradient at theta whose norm is above `tol`, if that is given,
+    counts as a failure. `inverse_curvature` is a length over a gradient norm: how far a gradient
+    of norm 1 is from the minimum, as far as the solver can tell. A gradient that is larger than
+    `first_norm`, that of the first one, and not near the minimum, is a failure, too.
     """
 
     theta: PyTree[Array]
@@ -42,6 +67,8 @@ class Steps(eqx.Module):
     losses: Float[Array, " steps"]
     result: Result
     tol: float | Scalar | None = None
+    inverse_curvature: Scalar | None = None
+    first_norm: Scalar | None = None
 
 
 class AbstractSolver(eqx.Module):
@@ -74,23 +101,42 @@ class AbstractSolver(eqx.Module):
 
 
 def find(solver: AbstractSolver, loss, theta0, key) -> Steps:
-    steps = solver.solve(loss, theta0, key)
+    wide = is_wide(theta0)
+    with as_shard_map_allows(solver, (loss, theta0)):
+        if wide:
+            steps = solver.solve(loss, theta0, key)
+        else:  # solvers do their arithmetic in one type
+            steps = solver.solve(in_wide_type(loss, theta0), widen(theta0), key)
     check_form(steps.theta, theta0, "the solver returned", "theta", "theta0")
-    return steps
+    if wide:
+        return steps
+    return eqx.tree_at(lambda s: s.theta, steps, cast(steps.theta, dtypes_of(theta0)))
 
 
 @eqx.filter_jit
 def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
     """What to record of `steps`, with the loss and the gradient, or residual, where they ended."""
-    gradient_norm = norm(residual)
-    finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-    result = Result.successful
+    gradient_norm, distance = norm(residual), None
+    result = steps.result
+    if steps.inverse_curvature is not None:
+        distance = relative_distance(gradient_norm, steps.inverse_curvature, steps.theta)
+        near = distance <= near_enough(steps.theta)
+        vague = (result == Result.successful) & ~near
+        result = Result.where(vague, Result.not_judged, result)
+        if steps.first_norm is not None:
+            grew = exceeds(gradient_norm, steps.first_norm) & ~near
+            result = worst(result, Result.where(grew, Result.not_stationary, Result.successful))
     if steps.tol is not None:
-        short = gradient_norm > jnp.asarray(steps.tol, gradient_norm.dtype)
+        short = exceeds(gradient_norm, steps.tol)
+        unjudged = result == Result.not_judged
+        result = Result.where(unjudged, Result.successful, result)
         result = Result.where(short, Result.not_stationary, result)
-    result = worst(steps.result, Result.where(finite, result, Result.nonfinite))
-    losses = jnp.append(steps.losses, value.astype(steps.losses.dtype))
-    return InnerRecord(steps.steps, losses, gradient_norm, result)
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
+    result = worst(result, Result.where(finite, Result.successful, Result.nonfinite))
+    losses = jnp.append(steps.losses, jnp.zeros((), steps.losses.dtype))
+    at_theta = jnp.arange(losses.size) >= jnp.minimum(steps.steps, steps.losses.size)
+    losses = jnp.where(at_theta, value.astype(losses.dtype), losses)
+    return InnerRecord(steps.steps, losses, gradient_norm, result, distance)
 
 
 class FunctionSolver(AbstractSolver):
@@ -107,13 +153,23 @@ class FunctionSolver(AbstractSolver):
         theta = self.function(loss, theta0)
         check_form(theta, theta0, "the solver returned", "theta", "theta0")
         theta = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), theta, theta0)
-        empty = jnp.zeros((0,), jnp.result_type(float))
-        return Steps(theta, jnp.asarray(0), empty, Result.successful)
+        empty = jnp.zeros((0,), wide_dtype(theta0))
+        return Steps(theta, jnp.asarray(0), empty, Result.not_judged)
 
 
 def as_solver(solver) -> AbstractSolver:
     if isinstance(solver, AbstractSolver):
         return solver
+    if isinstance(solver, type):
+        made = "()" if solver.__name__ in ("Newton", "LBFGS") else "(...)"
+        raise ValueError(
+            f"solver={solver.__name__} is a class: pass an instance, `{solver.__name__}{made}`."
+        )
+    if isinstance(solver, optax.GradientTransformation):
+        raise ValueError(
+            "solver is an optax optimiser, which is told neither the loss nor how many steps: pass "
+            "`solvers.GradientDescent(optimiser, steps=100)`."
+        )
     if callable(solver):
         return FunctionSolver(solver)
     raise ValueError(
@@ -122,15 +178,18 @@ def as_solver(solver) -> AbstractSolver:
     )
 
 
+def check_optimiser(transformation) -> None:
+    if not isinstance(transformation, optax.GradientTransformation):
+        given = transformation.__name__ if callable(transformation) else repr(transformation)
+        raise ValueError(
+            f"transformation={given} is no optax optimiser: pass an instance, for example "
+            "`optax.sgd(1e-2)`."
+        )
+
+
 def check_tol(tol: float | Scalar | None) -> None:
     if isinstance(tol, float | int) and tol < 0:
         raise ValueError(f"tol={tol} is negative: give a gradient norm, e.g. 1e-6, or None.")
-
-
-def default_tol(theta: PyTree[Array]) -> float:
-    """1e-8 where all is float64, 1e-3 in lower precision."""
-    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(theta))
-    return 1e-8 if coarsest < 1e-12 else 1e-3
 
 
 def refuse_key(name: str, key: PRNGKeyArray | None) -> None:

@@ -7,11 +7,11 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from .._descent import descend
-from .._inner import value_and_grad
+from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import norm, split_key
-from ._base import AbstractSolver, Steps, check_tol
+from .._tree import norm, wide_dtype
+from ._base import AbstractSolver, Steps, check_optimiser, check_tol
 
 
 class GradientDescent(AbstractSolver):
@@ -44,13 +44,14 @@ class GradientDescent(AbstractSolver):
         check_loop(self.loop)
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} is negative: give 0 or more.")
+        check_optimiser(self.transformation)
         check_tol(self.tol)
 
     def solve(self, loss, theta0, key):
         operands = (loss, self.transformation, jnp.asarray(self.scale), self.tol)
         state = _start(self.transformation, theta0, key, self.steps)
         state = iterate(_step, _done, operands, state, self.steps, self.loop)
-        return Steps(state.theta, state.count, state.losses, Result.successful, self.tol)
+        return Steps(state.theta, state.count, state.losses, Result.not_judged, self.tol)
 
 
 class _State(eqx.Module):
@@ -64,23 +65,40 @@ class _State(eqx.Module):
 
 @eqx.filter_jit
 def _start(transformation, theta0, key, steps):
-    dtype = jnp.result_type(*jax.tree.leaves(theta0))
-    losses, infinite = jnp.full((steps,), jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
-    return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, infinite, key)
+    dtype = wide_dtype(theta0)
+    losses, most = jnp.zeros((steps,), dtype), jnp.asarray(jnp.finfo(dtype).max)
+    return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, most, key)
 
 
 def _step(operands, state: _State) -> _State:
     loss, transformation, scale, tol = operands
-    key, now = split_key(state.key, 2)
-    value, gradient = value_and_grad(loss, state.theta, now)
-    theta, optimiser = descend(transformation, gradient, state.optimiser, state.theta, scale)
+    now = key_of_step(state.key, state.count)
+    theta, optimiser, value, gradient = gradient_step(
+        loss, transformation, scale, state.theta, state.optimiser, now
+    )
     losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
     size = state.gradient_norm
     if tol is not None:
         size = norm(gradient).astype(size.dtype)
         stay = size <= jnp.asarray(tol, size.dtype)
         theta = optax.tree.where(stay, state.theta, theta)
-    return _State(theta, optimiser, state.count + 1, losses, size, key)
+    return _State(theta, optimiser, state.count + 1, losses, size, state.key)
+
+
+def gradient_step(loss, transformation, scale, theta, optimiser, key):
+    """theta and the optimiser's state after a step, the loss and its gradient before it."""
+    value, gradient = value_and_grad(loss, theta, key)
+
+    def value_fn(theta):
+        return evaluate(loss, theta, key)
+
+    theta, optimiser = descend(transformation, gradient, optimiser, theta, scale, value, value_fn)
+    return theta, optimiser, value, gradient
+
+
+def key_of_step(key, count):
+    """The key of a step, the same whether steps are taken or differentiated."""
+    return None if key is None else jax.random.fold_in(key, count)
 
 
 def _done(operands, state: _State):

@@ -1,26 +1,34 @@
+from functools import lru_cache
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from .._inner import evaluate
+from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import norm
-from ._base import AbstractSolver, Steps, check_tol, default_tol, refuse_key
+from .._stationarity import step_to_stop_at
+from .._tree import multiply, norm, vdot, wide_dtype
+from ._base import AbstractSolver, Steps, check_tol, refuse_key
+
+PATIENCE = 10
+"""Steps in a row without a smaller gradient after which there is none to be had."""
 
 
 class LBFGS(AbstractSolver):
     """optax's limited-memory BFGS with its zoom line search, until a tolerance is reached.
 
-    For smooth inner losses that are not stochastic. The line search is an XLA loop, which is slow
-    on a CPU where the loss holds a convolution.
+    For smooth inner losses that are not stochastic; their unit does not matter. The line search
+    is an XLA loop, which is slow on a CPU where the loss holds a convolution.
 
     Attributes:
         max_steps: at most so many steps.
         tol: stop where the norm of the gradient is at most this; a solve that ends above it is
-            reported. None: 1e-8 in float64, 1e-3 otherwise.
+            reported. None: stop where the next step, as the approximate Hessian has it, is
+            shorter than theta by a factor of 1e-10 in float64 and 1e-6 otherwise, or where the
+            gradient gets no smaller.
         memory_size: how many past gradients the approximate Hessian is made of.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
 
@@ -45,52 +53,123 @@ class LBFGS(AbstractSolver):
 
     def solve(self, loss, theta0, key):
         refuse_key("LBFGS", key)
-        tol = default_tol(theta0) if self.tol is None else self.tol
-        transformation = optax.lbfgs(memory_size=self.memory_size)
-        state = _start(loss, transformation, theta0, self.max_steps)
-        operands = (loss, transformation, tol)
+        state = _start(loss, theta0, self.max_steps, self.memory_size)
+        operands = (loss, state.unit, theta0, self.memory_size, self.tol)
         state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
-        return Steps(state.theta, state.count, state.losses, Result.successful, tol)
+        ended = _done(operands, state) if self.tol is None else True
+        result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
+        inverse = state.inverse_curvature
+        return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
 
 
 class _State(eqx.Module):
     theta: PyTree[Array]
-    optimiser: PyTree
+    gradient: PyTree[Array]
+    value: Scalar
+    precondition: PyTree
+    search: PyTree
     count: Int[Array, ""]
     losses: Float[Array, " steps"]
     gradient_norm: Scalar
+    step: Scalar
+    inverse_curvature: Scalar
+    smallest: Scalar
+    stalled: Int[Array, ""]
+    unit: Scalar
+
+
+@lru_cache
+def _preconditioner(memory_size):
+    return optax.scale_by_lbfgs(memory_size)
+
+
+@lru_cache
+def _line_search():
+    return optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 
 
 @eqx.filter_jit
-def _start(loss, transformation, theta0, max_steps) -> _State:
+def _start(loss, theta0, max_steps, memory_size) -> _State:
+    dtype = wide_dtype(theta0)
+    value, gradient = value_and_grad(loss, theta0, None)
+    size = norm(gradient)
+    # The first gradient gets a norm of 1 to 2, exactly: the line search begins with steps of its
+    # length, and no loss is too flat or too steep for that.
+    sound = (size > 0) & jnp.isfinite(size)
+    exponent = jnp.clip(-jnp.floor(jnp.log2(jnp.where(sound, size, 1))), -100, 100)
+    unit = jnp.where(sound, jnp.exp2(exponent), 1).astype(dtype)
     with jax.numpy_dtype_promotion("standard"):
-        optimiser = transformation.init(theta0)
-    dtype = jnp.result_type(*jax.tree.leaves(theta0))
-    losses = jnp.full((max_steps,), jnp.nan, dtype)
-    size = norm(jax.grad(lambda theta: evaluate(loss, theta, None))(theta0)).astype(dtype)
-    return _State(theta0, optimiser, jnp.asarray(0), losses, size)
+        precondition = _preconditioner(memory_size).init(theta0)
+        search = _line_search().init(theta0)
+    most, none = jnp.asarray(jnp.finfo(dtype).max), jnp.asarray(0)
+    return _State(
+        theta0,
+        multiply(gradient, unit),
+        unit * value.astype(dtype),
+        precondition,
+        search,
+        none,
+        jnp.zeros((max_steps,), dtype),
+        size.astype(dtype),
+        most,
+        jnp.zeros((), dtype),
+        size.astype(dtype),
+        none,
+        unit,
+    )
 
 
 def _step(operands, state: _State) -> _State:
-    loss, transformation, _ = operands
+    loss, unit, _, memory_size, _ = operands
 
     def value_of(theta):
-        return evaluate(loss, theta, None)
+        return unit * evaluate(loss, theta, None).astype(unit.dtype)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        value, gradient = optax.value_and_grad_from_state(value_of)(
-            state.theta, state=state.optimiser
+        direction, precondition = _preconditioner(memory_size).update(
+            state.gradient, state.precondition, state.theta
         )
-        updates, optimiser = transformation.update(
-            gradient, state.optimiser, state.theta, value=value, grad=gradient, value_fn=value_of
+        updates, search = _line_search().update(
+            multiply(direction, -jnp.ones_like(unit)),
+            state.search,
+            state.theta,
+            value=state.value,
+            grad=state.gradient,
+            value_fn=value_of,
         )
-        size = norm(optax.tree.get(optimiser, "grad")).astype(state.gradient_norm.dtype)
-    losses = state.losses.at[state.count].set(jnp.asarray(value, state.losses.dtype))
     theta = optax.apply_updates(state.theta, updates)
-    return _State(theta, optimiser, state.count + 1, losses, size)
+    value, gradient = search.value.astype(unit.dtype), search.grad
+    # Of the approximate Hessian along the gradient, and of the Hessian along the last step.
+    along = vdot(updates, optax.tree.sub(gradient, state.gradient))
+    curved = jnp.where(along > 0, vdot(updates, updates) / jnp.where(along > 0, along, 1), 0)
+    inverse = jnp.where(state.count > 0, norm(direction) / norm(state.gradient), 0)
+    size = norm(gradient) / unit
+    better = size < 0.9 * state.smallest
+    losses = state.losses.at[state.count].set(state.value / unit)
+    return _State(
+        theta,
+        gradient,
+        value,
+        precondition,
+        search,
+        state.count + 1,
+        losses,
+        size,
+        norm(direction),
+        unit * jnp.maximum(inverse, curved).astype(unit.dtype),
+        jnp.minimum(size, state.smallest),
+        jnp.where(better, 0, state.stalled + 1),
+        state.unit,
+    )
 
 
 def _done(operands, state: _State):
-    _, _, tol = operands
+    *_, theta0, _, tol = operands
     size = state.gradient_norm
-    return (size <= jnp.asarray(tol, size.dtype)) | ~jnp.isfinite(size)
+    ended = (size == 0) | ~jnp.isfinite(size)
+    if tol is not None:
+        return ended | (size <= jnp.asarray(tol, size.dtype))
+    # Relative to theta, or, where that is near 0, to a small part of the way there.
+    length = jnp.maximum(norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0)))
+    short = state.step <= step_to_stop_at(theta0) * length.astype(state.step.dtype)
+    return ended | short | (state.stalled >= PATIENCE)

@@ -6,7 +6,7 @@ from .._condition import Stationary
 from .._result import Result, worst
 from .._tree import norm, split_key
 from ..inverse_hvp import CG, AbstractInverseHVP
-from ._base import AbstractSolver, Steps, check_tol, default_tol
+from ._base import AbstractSolver, Steps, check_tol
 
 
 class Newton(AbstractSolver):
@@ -20,7 +20,8 @@ class Newton(AbstractSolver):
         inverse_hvp: how the inverse Hessian is applied.
         steps: how many steps.
         tol: a solve that ends with a gradient norm above this is reported. None: one whose last
-            linear solve fell short, or whose gradient grew.
+            linear solve fell short, or whose gradient grew; and one that is still on its way by
+            the length of its last step is `Result.not_judged`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -40,21 +41,24 @@ class Newton(AbstractSolver):
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
     def solve(self, loss, theta0, key):
-        theta, losses, result, tol = theta0, [], Result.successful, self.tol
-        condition = Stationary(loss)
+        theta, losses, sizes, result = theta0, [], [], Result.successful
+        condition, length = Stationary(loss), jnp.zeros(())
         for count in range(self.steps):
             key, gradient_key, solve_key = split_key(key, 3)
             value, gradient, hvp = condition.linearize(
                 theta, gradient_key, rederive=self.inverse_hvp.rederive
             )
-            if tol is None:
-                tol = jnp.maximum(norm(gradient), default_tol(theta))
             adjoint = self.inverse_hvp(hvp, gradient, key=solve_key)
             theta = optax.tree.sub(theta, adjoint.v)
             losses.append(value)
+            sizes.append(norm(gradient))
+            length = norm(adjoint.v)
             last = self.tol is None and count == self.steps - 1
             result = worst(result, _of_the_inner_problem(adjoint.result, last))
-        return Steps(theta, jnp.asarray(self.steps), jnp.stack(losses), result, tol)
+        last = sizes[-1]
+        inverse = jnp.where(last > 0, length / jnp.where(last > 0, last, 1), 0)
+        steps, first = jnp.asarray(self.steps), sizes[0] if self.tol is None else None
+        return Steps(theta, steps, jnp.stack(losses), result, self.tol, inverse, first)
 
 
 def _of_the_inner_problem(result: Result, last: bool) -> Result:

@@ -11,8 +11,9 @@ from .._condition import FixedPoint, proximal_step
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import norm, split_key, vdot
-from ._base import AbstractSolver, Steps, check_tol, default_tol
+from .._stationarity import step_to_stop_at
+from .._tree import norm, split_key, vdot, wide_dtype
+from ._base import AbstractSolver, Steps, check_tol
 
 
 class ProximalGradient(AbstractSolver):
@@ -30,11 +31,12 @@ class ProximalGradient(AbstractSolver):
     Attributes:
         prox: `prox(theta, psi, step_size)` returns `argmin_t |t - theta|^2 / 2 + step_size
             r(t, psi)`, shaped like theta; those of `jaxopt.prox` have this form. Derivatives reach
-            its psi, and nothing else that it uses.
+            its psi, and what it closes over where `argmin` or `hypergradient` is differentiated.
         step_size: s, at most 1 over the largest eigenvalue of the Hessian of the inner loss.
         max_steps: at most so many steps.
         tol: stop where the norm of the fixed point's residual over s is at most this; a solve that
-            ends above it is reported. None: 1e-8 in float64, 1e-3 otherwise.
+            ends above it is reported. None: stop where a step is shorter than theta by a factor
+            of 1e-10 in float64 and 1e-6 otherwise.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
 
     Examples:
@@ -70,11 +72,13 @@ class ProximalGradient(AbstractSolver):
         return FixedPoint(loss, self.prox, jnp.asarray(self.step_size))
 
     def solve(self, loss, theta0, key):
-        tol = default_tol(theta0) if self.tol is None else self.tol
-        operands = (self.condition(loss), tol)
+        operands = (self.condition(loss), self.tol, theta0)
         state = _start(theta0, key, self.max_steps)
         state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
-        return Steps(state.theta, state.count, state.losses, Result.successful, tol)
+        ended = _done(operands, state) if self.tol is None else True
+        result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
+        inverse = jnp.asarray(self.step_size)
+        return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
 
 
 class ProjectedGradient(ProximalGradient):
@@ -131,13 +135,13 @@ class _State(eqx.Module):
 
 @eqx.filter_jit
 def _start(theta0, key, steps) -> _State:
-    dtype = jnp.result_type(*jax.tree.leaves(theta0))
-    losses, infinite = jnp.full((steps,), jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
-    return _State(theta0, theta0, jnp.ones((), dtype), jnp.asarray(0), losses, infinite, key)
+    dtype = wide_dtype(theta0)
+    losses, most = jnp.zeros((steps,), dtype), jnp.asarray(jnp.finfo(dtype).max)
+    return _State(theta0, theta0, jnp.ones((), dtype), jnp.asarray(0), losses, most, key)
 
 
 def _step(operands, state: _State) -> _State:
-    condition, _ = operands
+    condition, *_ = operands
     key, now = split_key(state.key, 2)
     value, gradient = value_and_grad(condition.loss, state.ahead, now)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -161,8 +165,10 @@ def _step(operands, state: _State) -> _State:
 
 
 def _done(operands, state: _State):
-    _, tol = operands
+    condition, tol, theta0 = operands
+    if tol is None:
+        length = jnp.maximum(norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0)))
+        tol = step_to_stop_at(theta0) * length / condition.step_size.astype(length.dtype)
     # The residual is that of the point before; the one at theta is smaller by the contraction.
-    return (state.residual <= 0.5 * jnp.asarray(tol, state.residual.dtype)) | jnp.isnan(
-        state.residual
-    )
+    short = state.residual <= 0.5 * jnp.asarray(tol, state.residual.dtype)
+    return short | jnp.isnan(state.residual)

@@ -1,0 +1,233 @@
+"""The derivative rule of a solution, and the linear solve that it consists of.
+
+The solver runs on detached inputs, so that whatever it does on the way is not differentiated;
+`attach` then gives the solution that it found the derivative of the implicit function theorem.
+"""
+
+import warnings
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ._closures import put_back, take_tracers
+from ._condition import AbstractCondition, mixed_vjp
+from ._inner import (
+    InnerLoss,
+    Params,
+    is_symmetric,
+    product,
+    strongly_typed,
+)
+from ._loops import holds
+from ._result import Result, Throw, act_on, failed
+from ._stationarity import judge
+from ._traced_loss import trace_loss
+from ._tree import negative
+from ._varying import vary, varying
+from .inverse_hvp import AbstractInverseHVP, Adjoint
+from .solvers import AbstractSolver
+
+
+class Moving(eqx.Module):
+    """What a solution depends on, and theta0, on which it does not.
+
+    `solver` has slots for the tracers in `held`: a projection may close over some.
+    """
+
+    loss: InnerLoss
+    solver: AbstractSolver
+    held: list[Array]
+    start: Params
+
+    def condition(self) -> AbstractCondition:
+        return put_back(self.solver, self.held).condition(self.loss)
+
+
+def moving(loss: InnerLoss, solver: AbstractSolver, theta0: PyTree, key) -> Moving:
+    """The same with the tracers of `inner` and `solver` as leaves."""
+    start, static = eqx.partition(theta0, eqx.is_inexact_array)
+    kwargs = loss.kwargs if key is None else loss.kwargs | {"key": key}
+    traced = trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs)
+    if traced.varying - varying(start):
+        # A theta that is the same on all devices has the sum of their gradients.
+        start = vary(start, traced.varying)
+        theta0 = eqx.combine(start, static)
+        traced = trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs)
+    skeleton, held = take_tracers(solver)
+    closed = eqx.tree_at(lambda at: at.inner, loss, strongly_typed(traced))
+    return Moving(closed, skeleton, held, start)
+
+
+def detached(tree: Any) -> Any:
+    """`tree` without derivatives, those that its functions close over included."""
+    skeleton, held = take_tracers(tree)
+    inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in held]
+    return put_back(
+        skeleton,
+        [lax.stop_gradient(v) if is_real else v for v, is_real in zip(held, inexact, strict=True)],
+    )
+
+
+def attach(
+    moved: Moving,
+    theta: Params,
+    keys: tuple,
+    inverse: AbstractInverseHVP,
+    throw: Throw,
+    *,
+    forward_mode: bool,
+) -> Params:
+    """`theta`, which solves the condition of `moved`, with its derivative.
+
+    In reverse mode alone the linear solve need not be traced, and is dispatched where it should.
+    """
+    rule = _attach if forward_mode else _attach_reverse
+    return rule(moved, theta, keys, take_tracers(inverse), throw)
+
+
+def _found(moved, theta, keys, inverse, throw):
+    return theta
+
+
+_attach = eqx.filter_custom_jvp(_found)
+_attach_reverse = eqx.filter_custom_vjp(_found)
+
+
+@_attach.def_jvp
+def _attach_jvp(primals, tangents):
+    moved, _, keys, inverse, throw = primals
+    *_, adjoint_key, mixed_key = keys
+    along, *_ = tangents
+    theta, inverse = _attach(*primals), put_back(*inverse)
+    if jax.tree.leaves(along.start):
+        _warn_of_theta0()
+    along = eqx.tree_at(lambda at: at.start, along, None, is_leaf=lambda at: at is None)
+    given = jax.tree.map(lambda t: t is not None, along, is_leaf=lambda t: t is None)
+    differentiated, fixed = eqx.partition(moved, given)
+
+    def residual(differentiated):
+        condition = eqx.combine(differentiated, fixed).condition()
+        return condition.value_and_residual(theta, mixed_key)[1]
+
+    if holds("custom_vjp_call", residual, differentiated):
+        raise ValueError(
+            "inner holds a derivative rule (custom_vjp) that has no forward mode, which this "
+            "derivative of its solution needs: give it a custom_jvp, or differentiate `argmin` in "
+            "reverse mode, with forward_mode=False."
+        )
+    _, change = jax.jvp(residual, (differentiated,), (along,))
+    condition = moved.condition()
+    *_, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
+    return theta, invert(jacobian, negative(change), inverse, throw, key=adjoint_key).v
+
+
+@_attach_reverse.def_fwd
+def _attach_fwd(perturbed, moved, theta, keys, inverse, throw):
+    if any(jax.tree.leaves(perturbed.start)):
+        _warn_of_theta0()
+    asked = any(jax.tree.leaves(perturbed.loss.psi))
+    if asked and not moved.loss.inner.uses(1):
+        warn_of_psi()
+    theta = _attach(moved, theta, keys, inverse, throw)
+    return theta, theta
+
+
+@_attach_reverse.def_bwd
+def _attach_bwd(theta, cotangent, perturbed, moved, _, keys, inverse, throw):
+    *_, adjoint_key, mixed_key = keys
+    inverse = put_back(*inverse)
+    g = jax.tree.map(lambda t, c: jnp.zeros_like(t) if c is None else c, theta, cotangent)
+    condition = moved.condition()
+    _, residual, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
+    adjoint = invert(jacobian.T, g, inverse, throw, key=adjoint_key)
+    v = adjoint.v
+    if adjoint_key is None:
+        v = _refuse_where_far(residual, v, g, theta, moved.start, jacobian, adjoint, throw)
+    spec = eqx.tree_at(lambda at: at.start, perturbed, jax.tree.map(lambda _: False, moved.start))
+    mixed = negative(mixed_vjp(Moving.condition, moved, spec, theta, v, mixed_key))
+    zero = jax.tree.map(
+        lambda t, asked: jnp.zeros_like(t) if asked else None, moved.start, perturbed.start
+    )
+    return eqx.tree_at(lambda at: at.start, mixed, zero, is_leaf=lambda at: at is None)
+
+
+def _refuse_where_far(residual, v, g, theta, start, jacobian, adjoint, throw):
+    symmetric = is_symmetric(jacobian)
+    judged = judge(residual, v, g, None, theta, start, None, symmetric)
+    far = judged.far & ~failed(adjoint.result)
+    return act_on(Result.where(far, Result.not_stationary, Result.successful), throw, v)
+
+
+def invert(
+    jacobian: Any,
+    g: Params,
+    inverse: AbstractInverseHVP,
+    throw: Throw,
+    *,
+    v0: Params | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Adjoint:
+    """`jacobian^-1 g`, which can itself be differentiated where it is traced.
+
+    A failure is acted upon in the solve itself: derivatives of it are solves, too.
+    """
+
+    def solve(jacobian, g, v0):
+        adjoint = inverse(jacobian, g, v0=v0, key=key)
+        v = act_on(adjoint.result, throw, adjoint.v)
+        return v, eqx.tree_at(lambda at: at.v, adjoint, None)
+
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((jacobian, g))):
+        return _with_solution(*solve(jacobian, g, v0))
+    if varying((jacobian, g)):
+        return _with_solution(*solve(*_only_once(jacobian, g), v0))
+
+    symmetric = is_symmetric(jacobian)
+    v, record = lax.custom_linear_solve(
+        partial(product, jacobian, key=key),
+        g,
+        lambda _, g: solve(jacobian, g, v0),
+        None if symmetric else lambda _, g: solve(jacobian.T, g, None),
+        symmetric=symmetric,
+        has_aux=True,
+    )
+    return _with_solution(v, record)
+
+
+def _with_solution(v: Params, record: Adjoint) -> Adjoint:
+    return eqx.tree_at(lambda at: at.v, record, v, is_leaf=lambda at: at is None)
+
+
+@eqx.filter_custom_jvp
+def _only_once(jacobian, g):
+    return jacobian, g
+
+
+@_only_once.def_jvp
+def _only_once_jvp(primals, tangents):
+    raise ValueError(
+        "this derivative of a hypergradient, or forward mode through argmin, needs a linear solve "
+        "that jax does not differentiate inside shard_map: pass check_vma=False to jax.shard_map."
+    )
+
+
+def warn_of_psi() -> None:
+    warnings.warn(
+        "inner does not depend on psi, so the solution does not either and the derivative through "
+        "it is zero: use psi in inner, and check that outer and inner are not swapped.",
+        stacklevel=4,
+    )
+
+
+def _warn_of_theta0() -> None:
+    warnings.warn(
+        "the derivative of a solution with respect to theta0 is zero by construction: it does not "
+        "depend on where the solver starts.",
+        stacklevel=3,
+    )

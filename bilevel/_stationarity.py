@@ -1,0 +1,108 @@
+"""How far theta is from a solution, free of the units of the loss."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, PyTree, Scalar
+
+from ._result import Result
+from ._tree import coarsest, divide, dtypes_of, norm, vdot, widen
+
+
+def near_enough(theta: PyTree[Array]) -> float:
+    """The relative distance up to which theta counts as the solution: 1e-5 in float64."""
+    eps = coarsest(dtypes_of(theta))
+    return 1e-5 if eps < 1e-12 else max(1e-3, 8 * eps)
+
+
+def step_to_stop_at(theta: PyTree[Array]) -> float:
+    """The relative length of a step below which a solver that was told no `tol` stops."""
+    eps = coarsest(dtypes_of(theta))
+    return 1e-10 if eps < 1e-12 else 1e-6
+
+
+def relative_distance(gradient_norm: Scalar, inverse_curvature: Scalar, theta) -> Scalar:
+    """`gradient_norm inverse_curvature / |theta|`; 0 where the gradient is."""
+    size = norm(theta).astype(gradient_norm.dtype)
+    tiny = jnp.finfo(gradient_norm.dtype).tiny
+    far = gradient_norm * inverse_curvature.astype(gradient_norm.dtype) / jnp.maximum(size, tiny)
+    most = jnp.finfo(gradient_norm.dtype).max
+    return jnp.where(
+        gradient_norm > 0, jnp.minimum(far, most), jnp.where(gradient_norm == 0, 0, far)
+    )
+
+
+def exceeds(size: Scalar, tol: float | Scalar) -> Bool[Array, ""]:
+    return size > jnp.asarray(tol, size.dtype)
+
+
+FAR = 0.1
+"""The relative distance from which on, where it is certain, theta is no solution at all."""
+
+
+class Judgement(eqx.Module):
+    """Where theta stands, once the adjoint v = J^-T g is known.
+
+    Attributes:
+        distance: an estimate of the distance to the solution, relative to theta; rather too large.
+        near: whether it is small enough, and rests on something.
+        far: whether the solution is certainly elsewhere: `|<v, F>| / |g|` is a lower bound of the
+            distance, to first order.
+        change: `-<v, F>`: what the outer value would change by if theta moved to the solution, to
+            first order.
+    """
+
+    distance: Scalar
+    near: Bool[Array, ""]
+    far: Bool[Array, ""]
+    change: Scalar
+
+
+@eqx.filter_jit
+def judge(
+    residual: PyTree[Array],
+    v: PyTree[Array],
+    g: PyTree[Array],
+    value: Scalar | None,
+    theta: PyTree[Array],
+    theta0: PyTree[Array],
+    inverse_curvature: Scalar | None,
+    symmetric: bool,
+) -> Judgement:
+    """The standing of theta, where the residual F should be zero, by four inner products."""
+    (f, unit_f), (w, unit_v), (h, unit_g) = map(_normalised, (residual, v, g))
+    along, aligned = vdot(unit_v, unit_f), jnp.abs(vdot(unit_v, unit_g))
+    dtype = along.dtype
+    tiny = jnp.finfo(dtype).tiny
+    # v = H^-1 g leans to where H is flattest: |v|^2 / <v, g> is the inverse of its curvature.
+    known = h > 0
+    inverse = w / jnp.where(known, h, 1)
+    if symmetric:
+        inverse = inverse / jnp.maximum(aligned, tiny)
+    inverse = jnp.where(known, inverse, 0)
+    if inverse_curvature is not None:
+        inverse, known = jnp.maximum(inverse, inverse_curvature.astype(dtype)), True
+    distance = relative_distance(f, inverse, theta)
+    near = (distance <= near_enough(theta)) & (known | (f == 0))
+    change = -along * w * f
+    at_least = jnp.abs(change) / jnp.where(h > 0, h, 1)
+    reach = jnp.maximum(norm(theta), norm(optax.tree.sub(theta, theta0))).astype(dtype)
+    far = at_least > FAR * reach
+    if value is not None:  # where theta stayed at 0, any step is larger than it
+        far = far & ((reach > 0) | (jnp.abs(change) > FAR * jnp.abs(value.astype(dtype))))
+    return Judgement(distance, near, far, change)
+
+
+def _normalised(tree):
+    size = norm(tree)
+    return size, divide(widen(tree), jnp.where(size > 0, size, 1))
+
+
+def amend(result: Result, judged: Judgement, final: Bool[Array, ""] | bool) -> Result:
+    """The solver's own word, mended by what is known now; a `final` one is not taken back."""
+    mended = (result == Result.not_judged) | ((result == Result.not_stationary) & ~final)
+    result = Result.where(judged.near & mended, Result.successful, result)
+    vague = (result == Result.successful) & ~judged.near
+    result = Result.where(vague, Result.not_judged, result)
+    far = judged.far & ((result == Result.successful) | (result == Result.not_judged))
+    return Result.where(far, Result.not_stationary, result)

@@ -1,0 +1,78 @@
+"""The inner loss traced once: what it closes over is taken out, and what it uses can be asked."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.core import eval_jaxpr
+from jaxtyping import Array
+
+from ._transposes import JITS
+from ._varying import axes_of
+
+
+class TracedLoss(eqx.Module):
+    """`inner` with the arrays that it closes over as leaves, and without Python code to run."""
+
+    consts: list[Array]
+    jaxpr: Any = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
+    out: Any = eqx.field(static=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves = jax.tree.leaves(eqx.filter((args, kwargs), eqx.is_array))
+        structure, static = self.out
+        found = eval_jaxpr(self.jaxpr, self.consts, *leaves)
+        return eqx.combine(jax.tree.unflatten(structure, found), static)
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """The axes of a `shard_map` over which its value differs."""
+        return axes_of(self.jaxpr.outvars[0].aval)
+
+    def uses(self, at: int) -> bool:
+        """Whether its value depends on an array of the argument number `at`, differentiably."""
+        places = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
+        wanted = set(jax.tree.leaves(places[0][at]))
+        given = [place in wanted for place in range(self.structure.num_leaves)]
+        return _reached(self.jaxpr, [False] * len(self.consts) + given)[0]
+
+
+def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:
+    """`inner` for arguments of these forms."""
+    arrays, static = eqx.partition((args, kwargs), eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    held: list[Any] = []
+
+    def flat(*leaves):
+        args, kwargs = eqx.combine(jax.tree.unflatten(structure, leaves), static)
+        out, rest = eqx.partition(inner(*args, **kwargs), eqx.is_array_like)
+        found, out_structure = jax.tree.flatten(out)
+        held.append((out_structure, rest))
+        return found
+
+    closed = jax.make_jaxpr(flat)(*leaves)
+    return TracedLoss(list(closed.consts), closed.jaxpr, structure, held[-1])
+
+
+def _reached(jaxpr: Any, given: list[bool]) -> list[bool]:
+    """Which outputs the `given` ones of the constants and inputs reach; not through
+    `stop_gradient`.
+    """
+    variables = (*jaxpr.constvars, *jaxpr.invars)
+    reached = {variable for variable, at in zip(variables, given, strict=True) if at}
+
+    def is_reached(atom):
+        return not hasattr(atom, "val") and atom in reached
+
+    for equation in jaxpr.eqns:
+        inputs = list(map(is_reached, equation.invars))
+        if equation.primitive.name == "stop_gradient":
+            continue
+        outputs = [any(inputs)] * len(equation.outvars)
+        if equation.primitive.name in JITS and any(inputs):
+            inner = equation.params["jaxpr"].jaxpr
+            outputs = _reached(inner, [False] * len(inner.constvars) + inputs)
+        reached |= {out for out, at in zip(equation.outvars, outputs, strict=True) if at}
+    return list(map(is_reached, jaxpr.outvars))
