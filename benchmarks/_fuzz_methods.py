@@ -5,6 +5,7 @@ that problems share their programs. Dampings and tolerances are absolute: both g
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -100,20 +101,17 @@ def solvers(unit: float, dtype: str) -> dict[str, Callable[[Any, Any], Any]]:
     }
 
 
-def proximal_solvers(constraint: str, projection: Callable) -> dict[str, Callable]:
-    """As `solvers`, for constrained problems: functions of rate, theta* and proximal operator."""
-
-    def made(rate, prox, steps):
-        if constraint == "simplex":
-            return ProjectedGradient(projection, rate, max_steps=steps)
-        return ProximalGradient(prox, rate, max_steps=steps)
-
-    kind = "ProjectedGradient" if constraint == "simplex" else "ProximalGradient"
+def proximal_solvers(constraint: str) -> dict[str, Callable[[Any, Any], Any]]:
+    """As `solvers`, for constrained problems: functions of the rate and the proximal operator."""
+    made = ProjectedGradient if constraint == "simplex" else ProximalGradient
     steps = {"": 1000, ", 3 steps": 3, ", 30 steps": 30}
     return {
-        kind + label: lambda rate, theta, prox, count=count: made(rate, prox, count)
-        for label, count in steps.items()
+        made.__name__ + label: partial(_proximal, made, count) for label, count in steps.items()
     }
+
+
+def _proximal(made, steps, rate, operator):
+    return made(operator, rate, max_steps=steps)
 
 
 def inverses(unit: float) -> dict[str, tuple[float, Callable[[Any], Any]]]:

@@ -41,6 +41,8 @@ class Problem:
 
     `convex`: it has one stationary point only, whatever a solver finds.
     `fitted`: validation targets are still to be set, to what theta* predicts with little noise.
+    `warm`: theta0 is still to be set, to theta*.
+    `bounds`: `lasso`, `lower` and `upper` of a form whose constraint is "box".
     """
 
     name: str
@@ -51,7 +53,8 @@ class Problem:
     outer: dict[str, Any]
     convex: bool = True
     fitted: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    warm: bool = False
+    bounds: dict[str, float] = field(default_factory=dict)
 
 
 def flatten(tree):
@@ -77,7 +80,7 @@ LOSSES = {
 
 
 def regression(theta, psi, data):
-    """A mixture of losses of `x theta - y`, and a penalty; psi moves targets, weights, penalties."""
+    """A mixture of losses of `x theta - y`, and a penalty; psi moves targets, weights, penalty."""
     t, p = flatten(theta), flatten(psi)
     rest = data["x"] @ t - data["y"] - data["target"] @ p
     losses = sum(share * f(rest) for share, f in zip(data["mixture"], LOSSES.values(), strict=True))
@@ -194,7 +197,11 @@ def make_regression(
     y = x @ truth + noise * rng.normal(size=rows)
     if "logistic" in losses:
         x, y = x * np.sign(y)[:, None], np.zeros(rows)
-    target, weight, decay = path("target", rows, 0.5), path("weight", rows, 0.3), path("decay", n, 0.5)
+    target, weight, decay = (
+        path("target", rows, 0.5),
+        path("weight", rows, 0.3),
+        path("decay", n, 0.5),
+    )
     if start == "zero":  # theta* = 0 and the start away from it
         y = -target @ psi
     if start == "peak":  # a stationary point that is no minimum
@@ -236,7 +243,7 @@ def make_regression(
         outer_data,
         convex,
         outer == "fitted",
-        {"warm": start == "at theta*"},
+        start == "at theta*",
     )
 
 
@@ -267,7 +274,7 @@ def _variants(form, families, count, seed) -> Iterator[Problem]:
         for i in range(count):
             turn = which + i
             options = {"through": PATHS[turn % 4], "start": STARTS[(turn + i) % 5]}
-            options |= {"outer": OUTERS[(2 * turn + i) % 5], "direct": 0.1 * (turn % 3 == 0)}
+            options |= {"outer": OUTERS[(2 * turn + i) % 5], "direct": 0.02 * (turn % 3 == 0)}
             if "logistic" in name and options["start"] == "zero":
                 options["start"] = "near"
             rng = np.random.default_rng([seed, which, i])
@@ -328,7 +335,7 @@ def _constrained(count, seed) -> Iterator[Problem]:
                 BOX, f"box, {kind}, {i}", rng, losses=losses, through=PATHS[i % 4],
                 outer=OUTERS[(i + which) % 5], start=("near", "far")[i % 2],
             )  # fmt: skip
-            problem.facts |= dict(zip(("lasso", "lower", "upper"), bounds, strict=True))
+            problem.bounds |= dict(zip(("lasso", "lower", "upper"), bounds, strict=True))
             yield problem
     for i in range(2 * count):
         rng = np.random.default_rng([seed, 104, i])

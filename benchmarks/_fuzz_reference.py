@@ -5,7 +5,7 @@ the eigenvectors of the explicit Hessian, within the space in which theta may mo
 what the active constraints leave). The adjoint is solved there by the pseudo-inverse.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -109,17 +109,12 @@ def _differentiate(form, theta, psi, data, outer_data, space, damping):
     cross = jax.jacobian(jax.grad(partial(_loss, form)), 1)(theta, psi, data, space)
     damped = jnp.where(jnp.abs(values) > CUT * jnp.max(jnp.abs(values)), values + damping, damping)
 
-    def pulled(g):
-        along = vectors.T @ (space.projector @ g)
-        return -cross.T @ (space.projector @ (vectors @ (_inverse(damped) * along)))
-
-    implicit = pulled(g)
-    curved = pulled(jax.jvp(lambda t: jax.grad(outer)(t, psi), (theta,), (theta,))[1])
-    inside = jnp.trace(space.projector)
-    return direct, implicit, curved, values, inside
+    along = vectors.T @ (space.projector @ g)
+    v = space.projector @ (vectors @ (_inverse(damped) * along))
+    return direct, -cross.T @ v, values, jnp.trace(space.projector)
 
 
-def smooth_space(problem: Problem) -> Space:
+def _everywhere(problem: Problem) -> Space:
     n = sum(leaf.size for leaf in jax.tree.leaves(problem.form.theta))
     return Space(jnp.eye(n), jnp.zeros(n))
 
@@ -127,9 +122,9 @@ def smooth_space(problem: Problem) -> Space:
 def operator_of(problem: Problem, unit) -> Any:
     """The proximal operator of a constrained problem."""
     if problem.form.constraint == "simplex":
-        return lambda theta, psi, step: to_simplex(theta, psi)
-    facts = problem.facts
-    return Prox(*(jnp.asarray(facts[k]) for k in ("lasso", "lower", "upper")), jnp.asarray(unit))
+        return to_simplex
+    bounds = problem.bounds
+    return Prox(*(jnp.asarray(bounds[k]) for k in ("lasso", "lower", "upper")), jnp.asarray(unit))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -152,73 +147,91 @@ def _active(problem: Problem, theta, psi, data, step) -> tuple[np.ndarray, Space
         free = found > 1e-9
         projector = np.diag(1.0 * free) - np.outer(free, free) / free.sum()
         return found, Space(jnp.asarray(projector), jnp.zeros(n))
-    facts = problem.facts
-    free = (found > facts["lower"]) & (found < facts["upper"])
-    free &= (found != 0) if facts["lasso"] > 0 else True
-    slope = facts["lasso"] * np.sign(found) * free
+    bounds = problem.bounds
+    free = (found > bounds["lower"]) & (found < bounds["upper"])
+    free &= (found != 0) if bounds["lasso"] > 0 else True
+    slope = bounds["lasso"] * np.sign(found) * free
     return found, Space(jnp.asarray(np.diag(1.0 * free)), jnp.asarray(slope))
 
 
 class Reference:
-    """The right values of one problem, whose arrays are rounded to the precision of a call."""
+    """The right values of one problem, whose arrays are rounded to the precision of a call.
+
+    Attributes:
+        theta: theta*, where a descent from theta0 ends.
+        curvature: the largest of the Hessian, at theta0 or theta*.
+    """
 
     def __init__(self, problem: Problem, dtype: str, unit: float):
-        self.problem, self.form = problem, problem.form
         round_ = partial(_rounded, dtype=dtype)
-        self.psi = flat(round_(problem.psi))
-        self.theta0 = flat(round_(problem.theta0))
+        self.problem, self.form = problem, problem.form
+        self.psi, self.theta0 = flat(round_(problem.psi)), flat(round_(problem.theta0))
         self.data = jax.tree.map(jnp.asarray, round_(problem.inner | {"unit": np.asarray(unit)}))
-        self.space = smooth_space(problem)
-        largest = [np.max(np.abs(self._values(self.theta0)))]
-        start = self.theta0
-        if self.form.constraint:
-            step = 1 / (2 * largest[0])
-            start, self.space = _active(problem, jnp.asarray(start), self.psi, self.data, step)
-        else:
-            start = _descend(self.form, start, self.psi, self.data, self.space)
-        self.theta = np.asarray(self._polished(start)[0])
-        if problem.fitted:
-            x, noise = problem.outer["x"], np.random.default_rng(0).normal(size=10)
-            problem.outer["y"] = x @ self.theta + 1e-3 * noise
-            problem.fitted = False
-        if problem.facts.get("warm"):
-            problem.theta0 = shaped(self.form.theta, self.theta)
-            self.theta0 = flat(round_(problem.theta0))
-            problem.facts["warm"] = False
         self.outer = jax.tree.map(jnp.asarray, round_(problem.outer))
-        largest += [np.max(np.abs(self._values(self.theta)))]
-        self.curvature = float(max(largest))
-
-    def _values(self, theta):
-        return _decomposed(self.form, jnp.asarray(theta), self.psi, self.data, self.space)[1]
-
-    def _polished(self, theta):
-        return _polish(self.form, jnp.asarray(theta), self.psi, self.data, self.space)
+        self.space = _everywhere(problem)
+        curvature = self._curvature(self.theta0)
+        if self.form.constraint:
+            step = 1 / (2 * curvature)
+            start, self.space = _active(problem, self.theta0, self.psi, self.data, step)
+        else:
+            start = self._descended(self.theta0)
+        self.theta = self._polished(start)
+        self.curvature = max(curvature, self._curvature(self.theta))
 
     def right(self, theta, damping: float) -> Right:
         """The hypergradient at the stationary point that belongs to a solver's theta."""
-        return self._at(self._stationary(np.asarray(theta, np.float64)), damping)
+        theta = self._stationary(np.asarray(theta, np.float64))
+        direct, implicit, values, inside = self._differentiated(theta, damping)
+        grad, kind = direct + implicit, _kind(values, round(float(inside)))
+        parts = np.linalg.norm(direct) + np.linalg.norm(implicit)
+        scale = max(np.linalg.norm(grad), 1e-4 * parts)
+        if kind != "singular":
+            scale = max(scale, 1e-5 * self._sensitivity(theta, damping, grad))
+        return Right(grad, theta, float(scale), kind)
 
     def _stationary(self, theta):
         if self.problem.convex or not np.all(np.isfinite(theta)):
             return self.theta
-        polished = np.asarray(self._polished(theta)[0])
+        polished = self._polished(theta)
         if np.linalg.norm(polished - theta) <= 0.05 * np.linalg.norm(polished):
             return polished
-        found = _descend(self.form, jnp.asarray(theta), self.psi, self.data, self.space)
-        return np.asarray(self._polished(found)[0])
+        return self._polished(self._descended(theta))
 
-    def _at(self, theta, damping) -> Right:
-        direct, implicit, curved, values, inside = map(
-            np.asarray,
-            _differentiate(
-                self.form, jnp.asarray(theta), self.psi, self.data, self.outer, self.space, damping
-            ),
-        )
-        grad = direct + implicit
-        parts = np.linalg.norm(direct) + np.linalg.norm(implicit)
-        scale = max(np.linalg.norm(grad), 1e-4 * parts, 1e-5 * np.linalg.norm(curved))
-        return Right(grad, theta, float(scale), _kind(values, round(float(inside))))
+    def _sensitivity(self, theta, damping, grad):
+        """How much the hypergradient changes where theta does, relative to theta's size."""
+        size = np.linalg.norm(theta) + np.linalg.norm(self.theta0)
+        way = np.random.default_rng(0).normal(size=theta.size)
+        step = 1e-6 * size * np.asarray(self.space.projector) @ way / np.linalg.norm(way)
+        direct, implicit, *_ = self._differentiated(theta + step, damping)
+        return np.linalg.norm(direct + implicit - grad) / 1e-6
+
+    def _curvature(self, theta) -> float:
+        values = _decomposed(self.form, jnp.asarray(theta), self.psi, self.data, self.space)[1]
+        return float(np.max(np.abs(values)))
+
+    def _descended(self, theta):
+        return _descend(self.form, jnp.asarray(theta), self.psi, self.data, self.space)
+
+    def _polished(self, theta):
+        start = jnp.asarray(theta)
+        return np.asarray(_polish(self.form, start, self.psi, self.data, self.space)[0])
+
+    def _differentiated(self, theta, damping):
+        at = (jnp.asarray(theta), self.psi, self.data, self.outer, self.space, damping)
+        return map(np.asarray, _differentiate(self.form, *at))
+
+
+def settle(problem: Problem) -> Problem:
+    """The problem with what follows from theta*: a start there, targets that it meets."""
+    if not (problem.fitted or problem.warm):
+        return problem
+    theta = Reference(problem, "float64", 1.0).theta
+    outer = problem.outer
+    if problem.fitted:
+        noise = np.random.default_rng(0).normal(size=len(outer["x"]))
+        outer = outer | {"y": outer["x"] @ theta + 1e-3 * noise}
+    theta0 = shaped(problem.form.theta, theta) if problem.warm else problem.theta0
+    return replace(problem, outer=outer, theta0=theta0, fitted=False, warm=False)
 
 
 def _kind(values, inside: int) -> str:
