@@ -64,7 +64,10 @@ class Caller:
         self.rights: dict[Any, Any] = {}
 
     def _cast(self, tree):
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, self.dtype)), tree)
+        def cast(leaf):
+            return leaf if callable(leaf) else jnp.asarray(np.asarray(leaf, self.dtype))
+
+        return jax.tree.map(cast, tree)
 
     def __call__(self, solver: str, inverse: str) -> Call:
         damping, make_inverse = inverses(self.unit)[inverse]
