@@ -6,8 +6,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ._closures import holds_tracers, put_back
-from ._implicit import attach, detached, moving
+from ._closures import detached, holds_tracers, put_back
+from ._implicit import attach, moving
 from ._inner import InnerLoss, as_arrays, check_callable, strongly_typed
 from ._result import Throw, act_on, check_throw
 from ._tree import split_key

@@ -11,6 +11,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array
 
@@ -36,6 +38,16 @@ def take_tracers(tree: Any) -> tuple[Any, list[Array]]:
 def put_back(skeleton: Any, values: list[Array]) -> Any:
     """The tree whose slots hold `values`; the very `skeleton` where it has none."""
     return _rebuild(skeleton, _Slot, lambda slot: values[slot.index], {})
+
+
+def detached(tree: Any) -> Any:
+    """`tree` without derivatives, those that its functions close over included."""
+
+    def detach(tracer):
+        inexact = jnp.issubdtype(tracer.dtype, jnp.inexact)
+        return lax.stop_gradient(tracer) if inexact else tracer
+
+    return _rebuild(tree, Tracer, detach, {})
 
 
 def holds_tracers(*trees: Any) -> bool:
@@ -70,7 +82,7 @@ def _rebuilt(x: Any, visit: Callable) -> Any:
 
 
 def _function(f: types.FunctionType, visit: Callable) -> types.FunctionType:
-    cells = [cell for cell in f.__closure__ or () if _is_filled(cell)]
+    cells = [cell for cell in f.__closure__ or () if is_filled(cell)]
     held = [*(cell.cell_contents for cell in cells), f.__defaults__, f.__kwdefaults__]
     after = list(map(visit, held))
     if _same(held, after):
@@ -83,7 +95,7 @@ def _function(f: types.FunctionType, visit: Callable) -> types.FunctionType:
     return copy
 
 
-def _is_filled(cell) -> bool:
+def is_filled(cell) -> bool:
     try:
         return cell.cell_contents is not cell
     except ValueError:

@@ -126,7 +126,7 @@ def _linearized(condition, theta):
     # The tangent of a derivative rule without forward mode, which can be transposed alone.
     if holds_primitive("custom_lin", closed):
         return _linearized_backwards(condition, residual_and_value, theta)
-    return value, residual, store_transposes(linear, theta, closed, form)
+    return value, residual, store_transposes(linear, theta, (closed, form))
 
 
 def _linearized_backwards(condition, residual_and_value, theta):

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
-from ._closures import holds_tracers, put_back
+from ._closures import detached, holds_tracers, put_back
 from ._condition import AbstractCondition, mixed_vjp
-from ._implicit import attach, detached, invert, moving, warn_of_psi
+from ._implicit import attach, invert, moving, warn_of_unused_psi
 from ._inner import (
     InnerLoss,
     as_arrays,
@@ -20,11 +21,10 @@ from ._inner import (
     check_scalar,
     is_symmetric,
 )
-from ._loops import loops_slowly
+from ._loops import holds, loops_slowly
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
-from ._traced_loss import trace_loss
-from ._tree import negative, split_key
+from ._tree import negative, norm, split_key
 from .inverse_hvp import AbstractInverseHVP, Adjoint
 from .inverse_hvp._base import as_inverse
 from .solvers import AbstractSolver, InnerRecord
@@ -59,6 +59,31 @@ class Hypergradient(eqx.Module):
     @property
     def grad(self) -> PyTree:
         return optax.tree.add(self.direct, self.implicit)
+
+    def __str__(self) -> str:
+        if any(isinstance(leaf, Tracer) or jnp.ndim(leaf) for leaf in _scalars(self)):
+            return repr(self)  # under jit or vmap
+        inner, adjoint = self.inner, self.adjoint
+        away = "not estimated" if inner.distance is None else f"{float(inner.distance):.1e}"
+        change = f"{float(self.change):+.1e}"
+        return "\n".join(
+            (
+                f"value              {float(self.value):.6g}",
+                f"gradient, norm     {float(norm(self.grad)):.3e}",
+                f"  direct part      {float(norm(self.direct)):.3e}",
+                f"  implicit part    {float(norm(self.implicit)):.3e}",
+                f"theta              {int(inner.steps)} steps: {Result[inner.result]}",
+                f"  gradient norm    {float(inner.gradient_norm):.1e}",
+                f"  distance         {away}  (to the solution, relative to theta)",
+                f"  change           {change}  (of the value, if theta moved to the solution)",
+                f"adjoint            {int(adjoint.steps)} steps: {Result[adjoint.result]}",
+                f"  residual         {float(adjoint.residual):.1e}  (relative)",
+            )
+        )
+
+
+def _scalars(h: Hypergradient) -> list:
+    return jax.tree.leaves((h.value, h.change, h.inner.gradient_norm, h.adjoint.residual))
 
 
 def hypergradient(
@@ -143,8 +168,8 @@ def hypergradient(
             h = _traced(loss, theta0, inner_solver, problem, detached(inverse), keys, v0, throw)
         else:
             h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
-            if bool(silent) and not _uses_psi(loss, theta0, keys[0]):
-                warn_of_psi()
+            if bool(silent):
+                warn_of_unused_psi(moving(loss, inner_solver, theta0, keys[0]).condition())
         result = worst(h.inner.result, h.adjoint.result)
         value, implicit = act_on(result, throw, (h.value, h.implicit))
         return eqx.tree_at(lambda h: (h.value, h.implicit), h, (value, implicit))
@@ -177,8 +202,7 @@ def _computed(loss, start, solver, problem, inverse, keys, v0):
 def _traced(loss, theta0, solver, problem, inverse, keys, v0, throw):
     """The same where it may be differentiated: with the derivative rule of the solution."""
     moved = moving(loss, solver, theta0, keys[0])
-    if not moved.loss.inner.uses(1):
-        warn_of_psi()
+    warn_of_unused_psi(moved.condition())
     fixed = detached(moved)
     steps = find(put_back(fixed.solver, fixed.held), fixed.loss, fixed.start, keys[0])
     steps = detached(steps)
@@ -212,6 +236,7 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
         residual,
         adjoint.v,
         g,
+        _bend(problem, theta, loss.psi, adjoint.v),
         outer_value,
         theta,
         start,
@@ -254,11 +279,6 @@ def _amended(inner, judged, steps, adjoint, *, stochastic) -> InnerRecord:
     )
 
 
-def _uses_psi(loss, theta0, key) -> bool:
-    kwargs = {} if key is None else {"key": key}
-    return trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs).uses(1)
-
-
 def _is_none(x) -> bool:
     return x is None
 
@@ -280,6 +300,18 @@ def _in_psi(moved) -> PyTree:
     psi, condition = moved
     nothing = jax.tree.map(lambda _: False, condition)
     return jax.tree.map(eqx.is_inexact_array, psi), nothing
+
+
+@eqx.filter_jit
+def _bend(problem, theta, psi, v):
+    """The Hessian of the outer loss in theta times v."""
+
+    def gradient(theta):
+        return jax.grad(lambda t: problem.value_and_aux(t, psi)[0])(theta)
+
+    if holds("custom_vjp_call", gradient, theta):
+        return None
+    return jax.jvp(gradient, (theta,), (v,))[1]
 
 
 @eqx.filter_jit

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._closures import put_back, take_tracers
-from ._condition import AbstractCondition, mixed_vjp
+from ._condition import AbstractCondition, Stationary, mixed_vjp
 from ._inner import (
     InnerLoss,
     Params,
@@ -62,16 +62,6 @@ def moving(loss: InnerLoss, solver: AbstractSolver, theta0: PyTree, key) -> Movi
     skeleton, held = take_tracers(solver)
     closed = eqx.tree_at(lambda at: at.inner, loss, strongly_typed(traced))
     return Moving(closed, skeleton, held, start)
-
-
-def detached(tree: Any) -> Any:
-    """`tree` without derivatives, those that its functions close over included."""
-    skeleton, held = take_tracers(tree)
-    inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in held]
-    return put_back(
-        skeleton,
-        [lax.stop_gradient(v) if is_real else v for v, is_real in zip(held, inexact, strict=True)],
-    )
 
 
 def attach(
@@ -131,9 +121,8 @@ def _attach_jvp(primals, tangents):
 def _attach_fwd(perturbed, moved, theta, keys, inverse, throw):
     if any(jax.tree.leaves(perturbed.start)):
         _warn_of_theta0()
-    asked = any(jax.tree.leaves(perturbed.loss.psi))
-    if asked and not moved.loss.inner.uses(1):
-        warn_of_psi()
+    if any(jax.tree.leaves(perturbed.loss.psi)):
+        warn_of_unused_psi(moved.condition())
     theta = _attach(moved, theta, keys, inverse, throw)
     return theta, theta
 
@@ -159,7 +148,7 @@ def _attach_bwd(theta, cotangent, perturbed, moved, _, keys, inverse, throw):
 
 def _refuse_where_far(residual, v, g, theta, start, jacobian, adjoint, throw):
     symmetric = is_symmetric(jacobian)
-    judged = judge(residual, v, g, None, theta, start, None, symmetric)
+    judged = judge(residual, v, g, None, None, theta, start, None, symmetric)
     far = judged.far & ~failed(adjoint.result)
     return act_on(Result.where(far, Result.not_stationary, Result.successful), throw, v)
 
@@ -217,12 +206,14 @@ def _only_once_jvp(primals, tangents):
     )
 
 
-def warn_of_psi() -> None:
-    warnings.warn(
-        "inner does not depend on psi, so the solution does not either and the derivative through "
-        "it is zero: use psi in inner, and check that outer and inner are not swapped.",
-        stacklevel=4,
-    )
+def warn_of_unused_psi(condition: AbstractCondition) -> None:
+    """Warns where psi reaches the solution in no way; `condition` is that of a traced loss."""
+    if isinstance(condition, Stationary) and not condition.loss.inner.uses(1):
+        warnings.warn(
+            "inner does not depend on psi, so its solution does not either and the derivative "
+            "through it is zero: use psi in inner, and check that outer and inner are not swapped.",
+            stacklevel=4,
+        )
 
 
 def _warn_of_theta0() -> None:

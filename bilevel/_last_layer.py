@@ -79,8 +79,8 @@ def ridge_head(
                [1.00]], dtype=float32)
     """
     _check(features, targets, ridge, form, dtype)
-    # Low precision has no factorisation.
-    solve_dtype = jnp.promote_types(features.dtype, jnp.float32) if dtype is None else dtype
+    low = jnp.finfo(features.dtype).bits < 32  # such a type has no factorisation
+    solve_dtype = (jnp.float32 if low else features.dtype) if dtype is None else dtype
     f, y = features.astype(solve_dtype), targets.astype(solve_dtype)
     rows, width = f.shape
     ridge_value = jnp.asarray(ridge, solve_dtype)

@@ -2,7 +2,7 @@
 
 import warnings
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -114,7 +114,7 @@ def act_on(result: Result, throw: Throw, values: T) -> T:
     return jax.tree.unflatten(structure, _guard(code, leaves))
 
 
-def _tell(throw: Throw, code: np.ndarray) -> None:
+def _tell(throw: Throw, code: Any) -> None:
     # A code, not the result itself: a callback that computes with jax arrays can deadlock.
     failures = np.argwhere(np.asarray(code) > 0)
     if not len(failures):

@@ -63,13 +63,19 @@ def judge(
     residual: PyTree[Array],
     v: PyTree[Array],
     g: PyTree[Array],
+    bend: PyTree[Array] | None,
     value: Scalar | None,
     theta: PyTree[Array],
     theta0: PyTree[Array],
     inverse_curvature: Scalar | None,
     symmetric: bool,
 ) -> Judgement:
-    """The standing of theta, where the residual F should be zero, by four inner products."""
+    """The standing of theta, where the residual F should be zero, by a few inner products.
+
+    `bend` is the Hessian of the outer loss times v. Where the outer loss is nearly at its own
+    minimum, a step of theta that is small beside theta may turn g around: the distance is that of
+    g, relative to g, where this is more.
+    """
     (f, unit_f), (w, unit_v), (h, unit_g) = map(_normalised, (residual, v, g))
     along, aligned = vdot(unit_v, unit_f), jnp.abs(vdot(unit_v, unit_g))
     dtype = along.dtype
@@ -83,6 +89,10 @@ def judge(
     if inverse_curvature is not None:
         inverse, known = jnp.maximum(inverse, inverse_curvature.astype(dtype)), True
     distance = relative_distance(f, inverse, theta)
+    if bend is not None:
+        turned = f * inverse * (norm(bend).astype(dtype) / jnp.where(w > 0, w, 1))
+        turned = jnp.where(h > 0, turned / jnp.where(h > 0, h, 1), 0)
+        distance = jnp.maximum(distance, turned)
     near = (distance <= near_enough(theta)) & (known | (f == 0))
     change = -along * w * f
     at_least = jnp.abs(change) / jnp.where(h > 0, h, 1)

@@ -1,13 +1,16 @@
 """The inner loss traced once: what it closes over is taken out, and what it uses can be asked."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
-from jax.core import eval_jaxpr
+import jax.numpy as jnp
+from jax.core import Tracer, eval_jaxpr
 from jaxtyping import Array
 
+from ._closures import holds_tracers, is_filled
 from ._transposes import JITS
 from ._varying import axes_of
 
@@ -40,9 +43,44 @@ class TracedLoss(eqx.Module):
 
 
 def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:
-    """`inner` for arguments of these forms."""
+    """`inner` for arguments of these forms.
+
+    The trace of a function is kept as long as the function is, so that what was compiled for it
+    is found again; but not where it closes over tracers, or over other things than before.
+    """
     arrays, static = eqx.partition((args, kwargs), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
+    form = (structure, tuple(jax.typeof(leaf) for leaf in leaves))
+    known = _kept(inner)
+    held = _contents(inner)
+    for same_form, same_static, same_held, traced in known:
+        alike = same_form == form and eqx.tree_equal(same_static, static) is True
+        if alike and all(a is b for a, b in zip(same_held, held, strict=True)):
+            return traced
+    traced = _trace(inner, leaves, structure, static)
+    if not any(isinstance(const, Tracer) for const in traced.consts) and not holds_tracers(inner):
+        known.append((form, static, held, traced))
+        del known[:-MOST_KEPT]
+    return traced
+
+
+MOST_KEPT = 8
+_KEPT: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _kept(inner: Callable) -> list:
+    try:
+        return _KEPT.setdefault(inner, [])
+    except TypeError:  # one that cannot be referred to weakly, or has no hash
+        return []
+
+
+def _contents(inner: Callable) -> list:
+    cells = getattr(inner, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if is_filled(cell)]
+
+
+def _trace(inner, leaves, structure, static) -> TracedLoss:
     held: list[Any] = []
 
     def flat(*leaves):
@@ -53,7 +91,8 @@ def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:
         return found
 
     closed = jax.make_jaxpr(flat)(*leaves)
-    return TracedLoss(list(closed.consts), closed.jaxpr, structure, held[-1])
+    consts = list(map(jnp.asarray, closed.consts))
+    return TracedLoss(consts, closed.jaxpr, structure, held[-1])
 
 
 def _reached(jaxpr: Any, given: list[bool]) -> list[bool]:

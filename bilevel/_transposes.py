@@ -20,17 +20,18 @@ JITS = ("jit", "pjit")
 
 
 def store_transposes(
-    linear: Callable[[PyTree], PyTree], v: PyTree[Array], closed: Any, form: Any
+    linear: Callable[[PyTree], PyTree], v: PyTree[Array], traced: Any = None
 ) -> Callable:
     """`linear` with each matrix whose rows it sums over stored transposed; the same otherwise.
 
-    `closed` is its jaxpr, and `form` the form of what it returns.
+    `traced` is its jaxpr and the form of what it returns, where they are known.
 
     On a CPU only, and for products with a matrix; those with a vector are no faster. It takes the
     memory of one copy of those matrices.
     """
     if jax.default_backend() != "cpu":
         return linear
+    closed, form = traced or jax.make_jaxpr(linear, return_shape=True)(v)
     summed: dict[int, Array] = {}
     matrices = {id(c) for c in closed.consts if getattr(c, "ndim", 0) == 2 and c.size >= SMALLEST}
     if not matrices or not _is_plain(closed):

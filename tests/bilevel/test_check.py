@@ -48,7 +48,7 @@ def test_a_right_one_passes(dtype, problem):
         )(psi, theta0)
     assert check.passed and not check.causes and check.error < check.rtol
     assert check.unrolled_error is None and check.smallest_eigenvalue > 0
-    assert check.distance < 1e-3 and len(check.derivatives) == 4
+    assert check.distance < 1e-3 and len(check.derivatives) == min(4, optax.tree.size(psi))
     assert "agrees with" in str(check) and "cause" not in str(check)
 
 
