@@ -210,7 +210,7 @@ def _traced(loss, theta0, solver, problem, inverse, keys, v0, throw):
     steps = eqx.tree_at(lambda at: at.theta, steps, theta)
     condition = moved.condition()
     start, v0 = fixed.start, detached(v0)
-    early = "raise" if throw == "raise" else "ignore"
+    early = None if throw == "raise" else "ignore"
     return _in_one(condition, steps, start, problem, inverse, v0, keys[1:], early)[0]
 
 

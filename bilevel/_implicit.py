@@ -157,19 +157,24 @@ def invert(
     jacobian: Any,
     g: Params,
     inverse: AbstractInverseHVP,
-    throw: Throw,
+    throw: Throw | None,
     *,
     v0: Params | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Adjoint:
     """`jacobian^-1 g`, which can itself be differentiated where it is traced.
 
-    A failure is acted upon in the solve itself: derivatives of it are solves, too.
+    A failure is acted upon in the solve itself: derivatives of it are solves, too. With
+    `throw=None` it ends in NaN, where the caller acts upon the record of the solve alone.
     """
 
     def solve(jacobian, g, v0):
         adjoint = inverse(jacobian, g, v0=v0, key=key)
-        v = act_on(adjoint.result, throw, adjoint.v)
+        if throw is None:
+            bad = failed(adjoint.result)
+            v = jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf), adjoint.v)
+        else:
+            v = act_on(adjoint.result, throw, adjoint.v)
         return v, eqx.tree_at(lambda at: at.v, adjoint, None)
 
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((jacobian, g))):

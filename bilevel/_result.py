@@ -110,8 +110,10 @@ def act_on(result: Result, throw: Throw, values: T) -> T:
     if throw == "warn":
         jax.debug.callback(partial(_tell, throw), code)
         return values
-    leaves, structure = jax.tree.flatten(values)
-    return jax.tree.unflatten(structure, _guard(code, leaves))
+    nothing = _guard(code)
+    # One number goes through the check, and from there to all values: cheaper to compile than to
+    # pass them all.
+    return jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), values)
 
 
 def _tell(throw: Throw, code: Any) -> None:
@@ -130,34 +132,37 @@ def _tell(throw: Throw, code: Any) -> None:
 
 
 @jax.custom_jvp
-def _guard(code, leaves):
-    """`leaves`, or an exception at run time where `code` is that of a failure."""
-    return _guard_members(code, leaves)
+def _guard(code):
+    """0, or an exception at run time where `code` is that of a failure."""
+    return _guard_members(code)
 
 
 @_guard.defjvp
 def _guard_jvp(primals, tangents):
-    return _guard(*primals), tangents[1]
+    nothing = _guard(*primals)
+    return nothing, jnp.zeros_like(nothing)
 
 
 @custom_vmap
-def _guard_members(code, leaves):
-    axes = varying((code, leaves))
+def _guard_members(code):
+    axes = varying(code)
+    zero = jnp.zeros((), jnp.float32)
 
-    def fail(code, leaves):
-        forms = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        return vary(jax.pure_callback(partial(_tell, "raise"), forms, code), axes)
+    def fail(code):
+        return jax.pure_callback(partial(_tell, "raise"), zero, code)
 
-    return lax.cond(jnp.any(code > 0), fail, lambda _, leaves: vary(leaves, axes), code, leaves)
+    nothing = lax.cond(jnp.any(code > 0), fail, lambda _: zero, code)
+    return vary(nothing, axes)
 
 
 @_guard_members.def_vmap
-def _guard_batch(axis_size, in_batched, code, leaves):
+def _guard_batch(axis_size, in_batched, code):
     """All members at once, so that the message can name those that failed."""
+    del axis_size, in_batched
     if not isinstance(code, Tracer):
         _tell("raise", code)
-        return leaves, in_batched[1]
-    return _guard_members(code, leaves), in_batched[1]
+        return jnp.zeros((), jnp.float32), False
+    return _guard_members(code), False
 
 
 def worst(first: Result, second: Result) -> Result:

@@ -23,7 +23,7 @@ def step_to_stop_at(theta: PyTree[Array]) -> float:
 
 def relative_distance(gradient_norm: Scalar, inverse_curvature: Scalar, theta) -> Scalar:
     """`gradient_norm inverse_curvature / |theta|`; 0 where the gradient is."""
-    size = norm(theta).astype(gradient_norm.dtype)
+    size = _norm(theta).astype(gradient_norm.dtype)
     tiny = jnp.finfo(gradient_norm.dtype).tiny
     far = gradient_norm * inverse_curvature.astype(gradient_norm.dtype) / jnp.maximum(size, tiny)
     most = jnp.finfo(gradient_norm.dtype).max
@@ -76,36 +76,33 @@ def judge(
     minimum, a step of theta that is small beside theta may turn g around: the distance is that of
     g, relative to g, where this is more.
     """
-    (f, unit_f), (w, unit_v), (h, unit_g) = map(_normalised, (residual, v, g))
-    along, aligned = vdot(unit_v, unit_f), jnp.abs(vdot(unit_v, unit_g))
-    dtype = along.dtype
+    # Plain norms, but for that of F, which may be very small: each sum is a kernel to compile.
+    f, w, h = norm(residual), _norm(v), _norm(g)
+    dtype = f.dtype
     tiny = jnp.finfo(dtype).tiny
+    along = vdot(v, divide(widen(residual), jnp.where(f > 0, f, 1)))
     # v = H^-1 g leans to where H is flattest: |v|^2 / <v, g> is the inverse of its curvature.
-    known = h > 0
-    inverse = w / jnp.where(known, h, 1)
-    if symmetric:
-        inverse = inverse / jnp.maximum(aligned, tiny)
-    inverse = jnp.where(known, inverse, 0)
+    known = (h > 0) & (w > 0)
+    steep = jnp.abs(vdot(v, g)) / jnp.where(known, w, 1) if symmetric else h
+    inverse = jnp.where(known, w / jnp.maximum(steep, tiny), 0).astype(dtype)
     if inverse_curvature is not None:
         inverse, known = jnp.maximum(inverse, inverse_curvature.astype(dtype)), True
     distance = relative_distance(f, inverse, theta)
     if bend is not None:
-        turned = f * inverse * (norm(bend).astype(dtype) / jnp.where(w > 0, w, 1))
-        turned = jnp.where(h > 0, turned / jnp.where(h > 0, h, 1), 0)
-        distance = jnp.maximum(distance, turned)
+        turned = f * inverse * (_norm(bend) / jnp.where(w > 0, w, 1)) / jnp.where(h > 0, h, 1)
+        distance = jnp.maximum(distance, jnp.where(h > 0, turned, 0).astype(dtype))
     near = (distance <= near_enough(theta)) & (known | (f == 0))
-    change = -along * w * f
+    change = -along * f
     at_least = jnp.abs(change) / jnp.where(h > 0, h, 1)
-    reach = jnp.maximum(norm(theta), norm(optax.tree.sub(theta, theta0))).astype(dtype)
+    reach = jnp.maximum(_norm(theta), _norm(optax.tree.sub(theta, theta0))).astype(dtype)
     far = at_least > FAR * reach
     if value is not None:  # where theta stayed at 0, any step is larger than it
         far = far & ((reach > 0) | (jnp.abs(change) > FAR * jnp.abs(value.astype(dtype))))
     return Judgement(distance, near, far, change)
 
 
-def _normalised(tree):
-    size = norm(tree)
-    return size, divide(widen(tree), jnp.where(size > 0, size, 1))
+def _norm(tree) -> Scalar:
+    return jnp.sqrt(vdot(tree, tree))
 
 
 def amend(result: Result, judged: Judgement, final: Bool[Array, ""] | bool) -> Result:
