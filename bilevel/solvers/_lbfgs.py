@@ -14,7 +14,7 @@ from .._tree import multiply, norm, vdot, wide_dtype
 from ._base import AbstractSolver, Steps, check_tol, refuse_key
 
 PATIENCE = 10
-"""Steps in a row without a smaller gradient after which there is none to be had."""
+"""Steps in a row without a smaller gradient or loss after which there is none to be had."""
 
 
 class LBFGS(AbstractSolver):
@@ -27,8 +27,8 @@ class LBFGS(AbstractSolver):
         max_steps: at most so many steps.
         tol: stop where the norm of the gradient is at most this; a solve that ends above it is
             reported. None: stop where the next step, as the approximate Hessian has it, is
-            shorter than theta by a factor of 1e-10 in float64 and 1e-6 otherwise, or where the
-            gradient gets no smaller.
+            shorter than theta by a factor of 1e-10 in float64 and 1e-6 otherwise, or where
+            neither the gradient nor the loss gets any smaller.
         memory_size: how many past gradients the approximate Hessian is made of.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
 
@@ -144,7 +144,8 @@ def _step(operands, state: _State) -> _State:
     curved = jnp.where(along > 0, vdot(updates, updates) / jnp.where(along > 0, along, 1), 0)
     inverse = jnp.where(state.count > 0, norm(direction) / norm(state.gradient), 0)
     size = norm(gradient) / unit
-    better = size < 0.9 * state.smallest
+    rounding = 4 * jnp.finfo(unit.dtype).eps * jnp.abs(value)
+    better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
     losses = state.losses.at[state.count].set(state.value / unit)
     return _State(
         theta,
