@@ -40,6 +40,17 @@ def test_every_page_is_reachable():
     assert pages == set(re.findall(r"[\w/-]+\.md", nav))
 
 
+def test_the_tests_that_the_table_of_complaints_names_are_there():
+    named = set(re.findall(r"`(test_\w+\.py)((?:::\w+)+)`", (DOCS / "complaints.md").read_text()))
+    assert len(named) >= 15
+    for file, path in named:
+        scope = ast.parse((Path(__file__).parent / file).read_text())
+        for name in path.split("::")[1:]:
+            found = [part for part in scope.body if getattr(part, "name", None) == name]
+            assert found, f"docs/complaints.md names {file}{path}, which is not there"
+            scope = found[0]
+
+
 def blocks(page):
     """The kind and the text of each block of Python, or of what Python printed."""
     found = BLOCK.findall((DOCS / page).read_text())

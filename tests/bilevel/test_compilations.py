@@ -1,0 +1,103 @@
+"""Nothing compiles twice: from the second call with new arrays on, no program is built."""
+
+import jax
+import jax.numpy as jnp
+import lineax
+import optax
+import pytest
+
+from bilevel import argmin, hypergradient, unrolled_grad
+from bilevel.inverse_hvp import CG, SGD, Dense, Identity, Lineax, Neumann, Nystrom
+from bilevel.solvers import LBFGS, GradientDescent, Newton, ProjectedGradient, ProximalGradient
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+def inner(theta, psi, x):
+    return jnp.mean((x @ theta - 1) ** 2) + jnp.exp(psi) * jnp.sum(theta**2)
+
+
+def outer(theta, psi):
+    return jnp.sum(theta**2)
+
+
+def by_hand(loss, theta):
+    return theta - 0.3 * jax.grad(loss)(theta)
+
+
+SOLVERS = {
+    "Newton": Newton(Dense(), steps=2),
+    "LBFGS": LBFGS(max_steps=5),
+    "descent": GradientDescent(optax.adam(0.1), 3),
+    "descent to a tolerance": GradientDescent(optax.sgd(0.1), 3, tol=1e-3),
+    "proximal gradient": ProximalGradient(lambda t, p, s: t, 0.1, max_steps=3),
+    "projected gradient": ProjectedGradient(lambda t, p: jnp.clip(t, 0, 1), 0.1, max_steps=3),
+}
+INVERSES = {
+    "CG": CG(),
+    "CG, derived anew": CG(rederive=True),
+    "CG, preconditioned": CG(preconditioner=Nystrom(rank=2)),
+    "CG, dispatched": CG(loop="dispatch", max_steps=3),
+    "Dense": Dense(damping=0.1),
+    "Identity": Identity(),
+    "Lineax": Lineax(lineax.GMRES(1e-5, 1e-5)),
+    "Neumann": Neumann(3),
+    "Nystrom": Nystrom(rank=2),
+    "SGD": SGD(optax.sgd(0.1), 3),
+}
+
+
+def arguments(seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = jax.random.normal(keys[0], (4, 2)) + 1
+    return jax.random.normal(keys[1], ()), jax.random.normal(keys[2], (2,)), x
+
+
+def count(run, compilations):
+    """How many programs each of three calls compiled."""
+    calls = [arguments(seed) for seed in range(3)]
+    jax.block_until_ready(calls)
+    counts = []
+    for call in calls:
+        before = compilations()
+        jax.block_until_ready(run(*call))
+        counts.append(compilations() - before)
+    return counts
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, *INVERSES])
+def test_hypergradient(name, compilations):
+    settings = {
+        "solver": SOLVERS.get(name, SOLVERS["descent"]), "inverse_hvp": INVERSES.get(name, CG()),
+    }  # fmt: skip
+    compute = hypergradient(outer, inner, throw="ignore", **settings)
+    first, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
+    assert first > 0 == second == third
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_grad_of_argmin(name, compilations):
+    fit = argmin(inner, solver=SOLVERS[name], throw="ignore")
+
+    def value(psi, theta0, x):
+        return outer(fit(psi, theta0, x), psi)
+
+    first, second, third = count(jax.grad(value), compilations)
+    assert first > 0 == second == third
+
+
+def test_a_function_that_is_made_anew_at_each_call_is_no_excuse(compilations):
+    """`hypergradient(...)` itself may stand in the loop."""
+
+    def run(psi, theta0, x):
+        compute = hypergradient(outer, inner, solver=LBFGS(max_steps=5), throw="ignore")
+        return compute(psi, theta0, inner_args=(x,)).grad
+
+    first, second, third = count(run, compilations)
+    assert second == third == 0
+
+
+def test_unrolling(compilations):
+    compute = unrolled_grad(outer, inner, solver=SOLVERS["descent"])
+    first, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)), compilations)
+    assert first > 0 == second == third
