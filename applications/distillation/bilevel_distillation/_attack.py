@@ -19,6 +19,7 @@ from ._distillation import load_data
 from ._distilled import DistilledSet
 from ._evaluation import train_network
 from ._folder import RunFolder, write_whole
+from ._judging import match_classes
 from ._makers import judging_maker
 from ._memory import part_size
 from ._run import Reporter
@@ -60,6 +61,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
     steps = asked.steps or evaluation.steps
     real_steps = asked.real_steps or steps
     data = load_data(config)
+    distilled = match_classes(distilled, data, reporter.say)
     count = min(len(data.train_labels), len(data.test_labels))
     _check_enough(count)
     settings = {

@@ -14,7 +14,7 @@ import numpy as np
 from ._checkpoints import Checkpoints
 from ._config import RunConfig
 from ._devices import from_first, in_any, is_first
-from ._distillation import Distillation
+from ._distillation import Distillation, Diverged
 from ._distilled import DistilledSet
 from ._folder import RunFolder, write_whole
 from ._history import Snapshot, moments
@@ -183,7 +183,12 @@ def _iterate(
     reporter.begin("distilling", total, distillation.iteration)
     with _Signals() as signals:
         while distillation.iteration < total:
-            metrics = distillation.step()
+            try:
+                metrics = distillation.step()
+            except Diverged:
+                if pending:
+                    _flush(pending, folder, reporter)
+                raise
             iteration = distillation.iteration
             pending.append((iteration, distillation.seconds, metrics))
             due = time.monotonic() - last_saved >= config.checkpoint_seconds
@@ -193,6 +198,8 @@ def _iterate(
             if save or len(pending) >= FLUSH_EVERY:
                 _flush(pending, folder, reporter)
                 pending = []
+            if save or iteration % measure_every == 0 or iteration in snapshots:
+                distillation.check()
             if iteration % measure_every == 0 and iteration < total:
                 _measure(distillation, held, folder)
             if iteration in snapshots:
