@@ -17,6 +17,7 @@ from ._distilled import DistilledSet
 from ._initial import initial_images
 from ._makers import check_judges, check_network, distilling_maker
 from ._meta_step import Draws, Metrics, Rates, Recipe, State, compiled_meta_step, meta_step
+from ._needs import check_room
 from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
@@ -317,6 +318,7 @@ def check(config: RunConfig, data: ImageData, make_network: MakeNetwork | None =
     shape, classes = data.image_shape, data.classes
     if make_network is not None:
         check_network(make_network, shape, classes)
+        check_room(config, data, make_network)
         return
-    eqx.filter_eval_shape(distilling_maker(config, shape, classes), jax.random.key(0))
+    check_room(config, data, distilling_maker(config, shape, classes))
     check_judges(config, shape, classes)

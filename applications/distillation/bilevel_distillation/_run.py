@@ -20,6 +20,7 @@ from ._folder import RunFolder, write_whole
 from ._history import Snapshot, moments
 from ._judging import Held, hold, judge, judge_random_subsets
 from ._meta_step import Metrics, State
+from .data import PRESETS
 
 FLUSH_EVERY = 20
 
@@ -73,6 +74,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         return results
     if is_first():
         folder.keep_preprocessor(distillation.preprocessor)
+    _say_of_mirrors(config, distillation, reporter)
     held = hold(distillation.data, distillation.preprocessor)
     _distil(distillation, held, folder, reporter)
     distilled = distillation.distilled()
@@ -93,6 +95,15 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         return results
 
     return from_first(finish)
+
+
+def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Reporter) -> None:
+    in_colour = distillation.data.image_shape[2] == 3
+    if config.flip is None and in_colour and config.dataset not in PRESETS:
+        reporter.say(
+            "mirror images are not used, because nothing tells whether these images may be "
+            "mirrored: --flip uses them."
+        )
 
 
 def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter: Reporter) -> None:
@@ -180,6 +191,7 @@ def _iterate(
     snapshots = moments(total, config.curve_points)
     pending: list[tuple[int, float, Metrics]] = []
     last_saved = time.monotonic()
+    first, seconds = distillation.iteration, distillation.seconds
     reporter.begin("distilling", total, distillation.iteration)
     with _Signals() as signals:
         while distillation.iteration < total:
@@ -198,6 +210,9 @@ def _iterate(
             if save or len(pending) >= FLUSH_EVERY:
                 _flush(pending, folder, reporter)
                 pending = []
+            if iteration == first + 2:
+                _say_if_long(distillation, seconds, reporter)
+            seconds = distillation.seconds
             if save or iteration % measure_every == 0 or iteration in snapshots:
                 distillation.check()
             if iteration % measure_every == 0 and iteration < total:
@@ -217,6 +232,16 @@ def _iterate(
             f"stopped after iteration {distillation.iteration}; "
             "the same command goes on from there."
         )
+
+
+def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
+    """By the time of the second meta-iteration, which compiles nothing."""
+    from ._estimate import advise
+
+    left = distillation.total - distillation.iteration
+    advice = advise(distillation, distillation.seconds - before, left)
+    if advice is not None:
+        reporter.say(f"{advice}.")
 
 
 def _flush(pending, folder: RunFolder, reporter: Reporter) -> None:
