@@ -32,6 +32,7 @@ def read_patterns(listing: Listing, name: str) -> dict[str, list[str]] | str | N
     for one in given:
         patterns = one["path"] if isinstance(one["path"], list) else [one["path"]]
         for pattern in patterns:
+            _check_pattern(str(pattern), name)
             files = _matching(listing, str(PurePosixPath(folder, str(pattern))), name)
             found.setdefault(str(one["split"]), []).extend(files)
     return {split: sorted(set(files)) for split, files in found.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._kinds import is_note, is_picture
+from ._kinds import is_called_picture, is_note, is_picture
 from ._listing import Listing
 from ._metadata import Metadata, read_metadata
 from ._rows import FolderRows
@@ -132,7 +132,7 @@ def _grow(listing: Listing, name: str) -> _Node:
             node.others.append(file)
     for path, why in listing.refused.items():
         node = at(path.rpartition("/")[0])
-        if is_picture(path, listing.root):
+        if is_called_picture(path):
             node.pictures.append(path)
         elif "circle" in why or "regular" in why:
             _log.warning("%r of dataset %r is %s, and is left out.", path, name, why)
@@ -286,7 +286,7 @@ def _tell_unclassed(node: _Node, classed: int, where: str) -> None:
 
 def tell_hidden(listing: Listing, name: str) -> None:
     """Name the pictures whose names, or folders, begin with a dot."""
-    hidden = [file for file in listing.hidden if is_picture(file, listing.root)]
+    hidden = [file for file in listing.hidden if is_called_picture(file)]
     if hidden:
         _log.warning(
             "%d hidden pictures of dataset %r are left out: %s.", len(hidden), name, some(hidden)

@@ -48,12 +48,17 @@ def is_picture(path: str, root: Path) -> bool:
     """Whether a file is a picture, by its name, else by its first bytes; it may be a broken one or
     of a kind that cannot be read, which is found out when it is read.
     """
-    ending = PurePosixPath(path).suffix.lower()
-    if ending in _endings():
+    if is_called_picture(path):
         return True
+    ending = PurePosixPath(path).suffix.lower()
     if ending in _NOTES or ending in ARCHIVES or ending in TABLES:
         return False
     return _looks_like_one(root / path)
+
+
+def is_called_picture(path: str) -> bool:
+    """Whether a file's name is that of a picture; for what is not to be opened."""
+    return PurePosixPath(path).suffix.lower() in _endings()
 
 
 def is_note(path: str) -> bool:

@@ -125,9 +125,9 @@ def load(
     if test is None:
         found = _pixels(train, image_column, resolution, where, copies=2)
         bring_to_bytes([found])
-        labels = labels[found.kept]
-        rows, held = _hold_out(labels, name)
-        train_labels, test_labels = labels[rows], labels[held]
+        left = labels[found.kept]
+        rows, held = _hold_out(left, name)
+        train_labels, test_labels = left[rows], left[held]
         train_images, test_images = found.pixels[rows], found.pixels[held]
     else:
         test_where = f"split {test_split!r} of {name!r}"

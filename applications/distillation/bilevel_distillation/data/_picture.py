@@ -12,6 +12,11 @@ else:  # heavy imports wait until they are used
 MOST_PIXELS = 89_478_485
 """Of one picture, as Pillow has it: a gigabyte at most is taken to read it."""
 
+_MOST_STRETCHED = 8
+"""How many times as long as wide a picture may be to be resized whole, which weighs pixels at the
+edge of the square by those beyond it; of longer ones only the square is made.
+"""
+
 _MOVING = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 
 
@@ -90,21 +95,18 @@ def _plain(picture: Image) -> tuple[Image, bool]:
 
 
 def _resized(picture: Image, resolution: int) -> Image:
-    """The middle square of the picture whose shorter side is resized; nothing else of it is made,
-    so that tall pictures take no more memory than others.
-    """
+    """The middle square of the picture whose shorter side is resized."""
     import PIL.Image
 
     width, height = picture.size
     scale = resolution / min(width, height)
-    new_width, new_height = (
-        max(resolution, round(width * scale)),
-        max(resolution, round(height * scale)),
-    )
-    left, top = (new_width - resolution) // 2, (new_height - resolution) // 2
-    if (new_width, new_height) == (width, height):
-        return picture.crop((left, top, left + resolution, top + resolution))
-    x, y = width / new_width, height / new_height
-    box = left * x, top * y, (left + resolution) * x, (top + resolution) * y
-    box = box[0], box[1], min(box[2], width), min(box[3], height)
-    return picture.resize((resolution, resolution), PIL.Image.Resampling.BICUBIC, box=box)
+    wide, tall = max(resolution, round(width * scale)), max(resolution, round(height * scale))
+    left, top = (wide - resolution) // 2, (tall - resolution) // 2
+    if max(wide, tall) > _MOST_STRETCHED * resolution:
+        x, y = width / wide, height / tall
+        right, bottom = (left + resolution) * x, (top + resolution) * y
+        box = left * x, top * y, min(right, width), min(bottom, height)
+        return picture.resize((resolution, resolution), PIL.Image.Resampling.BICUBIC, box=box)
+    if (wide, tall) != (width, height):
+        picture = picture.resize((wide, tall), PIL.Image.Resampling.BICUBIC)
+    return picture.crop((left, top, left + resolution, top + resolution))

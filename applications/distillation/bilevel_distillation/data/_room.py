@@ -23,6 +23,6 @@ def memory_of_machine() -> int:
     return min(limit for limit in limits if limit > 0)
 
 
-def in_gigabytes(count: float) -> str:
+def in_gigabytes(count: int | float) -> str:
     """Bytes, to read."""
     return f"{count / 1e9:,.1f} GB" if count < 1e11 else f"{count / 1e9:,.0f} GB"
