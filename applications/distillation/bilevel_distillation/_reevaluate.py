@@ -14,7 +14,7 @@ from ._folder import RunFolder
 from ._judging import Held, hold, judge, judge_all_data, judge_random_subsets
 from ._makers import check_judges
 from ._ranking import Ranking
-from ._run import Reporter
+from ._reporter import Reporter
 from .data import ImageData, Preprocessor, check_images_per_class
 
 
@@ -159,7 +159,7 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
                 f"path={str(path)!r} holds a run that is not finished: run it to its end."
             )
         config = folder.read_config()
-        distilled = DistilledSet.load_npz(folder.distilled)
+        distilled = folder.read_distilled()
         # Columns and splits are those of the run's own data set.
         return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
     try:
@@ -167,7 +167,10 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
     except NoPreprocessor:
         return None, RunConfig(dataset=asked.dataset or "")
     known = distilled.provenance
-    sizes = {name: known[name] for name in ("width", "depth", "padding", "norm") if name in known}
+    sizes = {name: known[name] for name in ("width", "depth", "padding") if name in known}
+    sizes = {name: size for name, size in sizes.items() if type(size) is int}
+    if isinstance(known.get("norm"), str):
+        sizes["norm"] = known["norm"]
     return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
 
 

@@ -17,9 +17,10 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
+from ._artifacts import write_whole
 from ._config import EvaluationConfig, RunConfig
-from ._folder import write_whole
-from ._run import Interrupted, Reporter, run
+from ._reporter import Reporter
+from ._run import Interrupted, run
 
 MOST_MAPS = 30_000
 """Memory maps of a process, beyond which programs compiled for earlier runs are dropped."""
