@@ -18,7 +18,7 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
-from ._artifacts import hold_lock, write_whole
+from ._artifacts import hold_lock, in_short, write_whole
 from ._config import RunConfig
 from ._reporter import Reporter
 from ._run import Interrupted, run
@@ -126,36 +126,34 @@ def _run_all(
             yield _run_one(name, config, reporter)
             reporter.end()
         return
-    from joblib import Parallel, delayed
-
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        # What jax has compiled looks like a leak of memory to joblib: it starts a process afresh,
-        # and says so.
-        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-        if cluster is None:
-            here, go = os.getpid(), _run_beside_others
-            how: dict[str, Any] = {"n_jobs": jobs}
-        else:
-            stack.enter_context(_dask(cluster))
-            here, go = os.getcwd(), _run_elsewhere
-            how = {"n_jobs": -1, "batch_size": 1, "pre_dispatch": "all"}
-        calls = (delayed(go)(name, config, here) for name, config in configs.items())
-        reporter.begin("runs", len(configs), 0)
-        ended: Any = Parallel(return_as="generator_unordered", **how)(calls)
-        for name, found in ended:
-            done = found.get("distilled")
-            reporter.advance(1, **({"accuracy": float(np.mean(done))} if done else {}))
-            yield name, found
+    elsewhere = _in_processes(configs, jobs) if cluster is None else _on_cluster(configs, cluster)
+    reporter.begin("runs", len(configs), 0)
+    for name, found in elsewhere:
+        done = found.get("distilled")
+        reporter.advance(1, **({"accuracy": float(np.mean(done))} if done else {}))
+        yield name, found
     reporter.end()
 
 
-@contextlib.contextmanager
-def _dask(address: str) -> Iterator[None]:
-    """Joblib hands its calls to the cluster at the address."""
-    from joblib import parallel_config
+def _in_processes(configs: Mapping[str, RunConfig], jobs: int) -> Iterator[tuple[str, Found]]:
+    from joblib import Parallel, delayed
 
+    with warnings.catch_warnings():
+        # What jax has compiled looks like a leak of memory to joblib: it starts a process afresh,
+        # and says so.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        here = os.getpid()
+        calls = (delayed(_run_beside_others)(name, one, here) for name, one in configs.items())
+        ended: Any = Parallel(jobs, return_as="generator_unordered")(calls)
+        yield from ended
+
+
+def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tuple[str, Found]]:
+    """By Dask's own client: joblib's would run all here if there is but one worker, and wait for
+    ever for a run that its workers do not survive.
+    """
     try:
-        from distributed import Client
+        from distributed import Client, as_completed
     except ImportError as error:
         raise ValueError(
             f"cluster={address!r} needs the package distributed: install "
@@ -176,8 +174,17 @@ def _dask(address: str) -> Iterator[None]:
                 f"{max(threads, default=0)} threads: start some, each with --nthreads 1, as a run "
                 "needs a process to itself."
             )
-        with parallel_config(backend="dask", client=client):
-            yield
+        here = os.getcwd()
+        futures = {
+            client.submit(_run_elsewhere, name, config, here, pure=False): name
+            for name, config in configs.items()
+        }
+        for future in as_completed(futures, loop=client.loop, raise_errors=False):
+            if future.status == "finished":
+                yield future.result()
+            else:
+                reason = in_short(future.exception() or ValueError(future.status))
+                yield futures[future], {"error": reason}
 
 
 def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> tuple[str, Found]:
