@@ -7,13 +7,15 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jax
 import numpy as np
@@ -30,6 +32,9 @@ MOST_MAPS = 30_000
 
 PATIENCE = 60.0
 """Seconds that a run has to save its state in when the process that started it is gone."""
+
+_WATCH = "ends with its parent"
+_busy = threading.Event()
 
 Found = dict[str, Any]
 """Of a run: its accuracies by kind, or `error`, the sentence that it ended with."""
@@ -159,12 +164,14 @@ def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tupl
             f"cluster={address!r} needs the package distributed: install "
             "bilevel-distillation[cluster]."
         ) from error
-    try:
+    try:  # a client that finds nobody would try again for a minute at the end of the program
+        parts = urlsplit(address)
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20).close()
         client = Client(address, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cluster={address!r} does not answer ({type(error).__name__}): give the address of a "
-            "Dask scheduler, e.g. tcp://host:8786."
+            f"cluster={address!r} does not answer ({in_short(error)}): give the address of a Dask "
+            "scheduler, e.g. tcp://host:8786."
         ) from error
     with client:
         threads = client.nthreads().values()
@@ -216,22 +223,26 @@ def _run_beside_others(name: str, config: RunConfig, parent: int) -> tuple[str, 
     its parent.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    ended = threading.Event()
-    threading.Thread(target=_end_with, args=(parent, ended), daemon=True).start()
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
+    _busy.set()
     try:
         return _run_one(name, config)
     finally:
-        ended.set()
+        _busy.clear()
 
 
-def _end_with(parent: int, ended: threading.Event) -> None:
-    """Stop this process as a signal would once its parent is gone; the run's state is saved."""
+def _end_with(parent: int) -> None:
+    """Stop this process as a signal would once its parent is gone, so that a run saves its state;
+    it is not to wait for more work then.
+    """
     while os.getppid() == parent:
-        if ended.wait(0.5):
-            return
+        time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    if not ended.wait(PATIENCE):  # in the midst of something long
-        os._exit(1)
+    latest = time.monotonic() + PATIENCE
+    while _busy.is_set() and time.monotonic() < latest:
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _run_elsewhere(name: str, config: RunConfig, where: str) -> tuple[str, Found]:

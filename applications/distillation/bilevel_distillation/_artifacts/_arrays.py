@@ -24,7 +24,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = 
     sums = {name: _sum(array) for name, array in arrays.items()}
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with whole_file(path) as file, zipfile.ZipFile(file, "w", kind) as archive:
-        for name, array in {**arrays, _SUMS: np.array(json.dumps(sums))}.items():
+        # The checksums come first, so that no list of members that ends too early is without them.
+        for name, array in {_SUMS: np.array(json.dumps(sums)), **arrays}.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that files can be compared
             member.compress_type = kind
             with archive.open(member, "w", force_zip64=True) as part:
@@ -73,8 +74,8 @@ def _members(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zi
     with opened(path) as file, zipfile.ZipFile(file) as archive:
         parts = [one for one in archive.infolist() if one.filename.endswith(".npy")]
         members = {one.filename.removesuffix(".npy"): one for one in parts}
-        if len(members) < len(parts):
-            raise ValueError("it holds two arrays of one name")
+        if len(members) < len(parts) or not members:
+            raise ValueError("it holds two arrays of one name" if members else "it holds no arrays")
         yield archive, members
 
 

@@ -65,9 +65,12 @@ def in_short(error: BaseException) -> str:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """An ordinary file, for reading: a pipe or a device would be waited for."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise damaged(path, "it is no ordinary file", "move it away")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise damaged(path, "it is no ordinary file", "move it away")
+    with os.fdopen(handle, "rb") as file:
         yield file
 
 
