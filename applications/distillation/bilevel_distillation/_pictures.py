@@ -209,7 +209,7 @@ def _draw_grid(images: np.ndarray, layout: _Layout, path: Path) -> Path:
     total_y = margin + layout.rows * step_y - (gap if not caption else 0) + margin // 2 + foot
 
     figure = _figure(total_x, total_y)
-    longest = max(map(len, layout.cell_titles), default=1)
+    longest = max([1, *map(len, layout.cell_titles)])
     size = min(9.0, max(6.0, width / (_LETTER * longest)))  # in points
 
     def write(x: float | int, y: float | int, text: str, **how: Any) -> None:

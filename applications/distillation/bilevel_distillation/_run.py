@@ -72,12 +72,12 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, 
         return distilled, folder.sound(folder.results, folder.read_results)
 
     distilled, results = from_first(claim)
+    if is_first():
+        folder.keep_preprocessor(distillation.preprocessor)
     if distilled is not None and results is not None:
         if is_first():
             _complete(folder, distilled, results, reporter)
         return results
-    if is_first():
-        folder.keep_preprocessor(distillation.preprocessor)
     held = hold(distillation.data, distillation.preprocessor)
     if distilled is None:
         _distil(distillation, held, folder, reporter, is_judged=results is not None)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 
 class Screen:
@@ -14,7 +14,7 @@ class Screen:
         lost: why nothing more can be shown; None while it can.
     """
 
-    def __init__(self, file: TextIO | None):
+    def __init__(self, file: Any):
         self._file = file
         self.lost: Exception | None = None
 
@@ -25,8 +25,8 @@ class Screen:
             try:
                 self._file.write(text)
             except UnicodeEncodeError:
-                letters = self._file.encoding or "ascii"
-                self._file.write(text.encode(letters, "replace").decode(letters))
+                shown = text.encode(self.encoding, "replace").decode(self.encoding)
+                self._file.write(shown)
         except (OSError, ValueError) as error:
             self._lose(error)
         return len(text)
@@ -38,6 +38,10 @@ class Screen:
             self._file.flush()
         except (OSError, ValueError) as error:
             self._lose(error)
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._file, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
         if self._file is None or self.lost is not None:
@@ -51,7 +55,6 @@ class Screen:
         self.lost = error
         # What Python has not written yet it would try to write again at its end, and complain.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            assert self._file is not None
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._file.fileno())
             os.close(nowhere)
