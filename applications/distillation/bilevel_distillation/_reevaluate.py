@@ -167,8 +167,8 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
     except NoPreprocessor:
         return None, RunConfig(dataset=asked.dataset or "")
     known = distilled.provenance
-    sizes = {name: known[name] for name in ("width", "depth", "padding") if name in known}
-    sizes = {name: size for name, size in sizes.items() if type(size) is int}
+    names = ("width", "depth", "padding")
+    sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
     if isinstance(known.get("norm"), str):
         sizes["norm"] = known["norm"]
     return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)

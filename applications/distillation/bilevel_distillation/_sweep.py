@@ -174,7 +174,8 @@ def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tupl
             "scheduler, e.g. tcp://host:8786."
         ) from error
     with client:
-        threads = client.nthreads().values()
+        workers: Any = client.nthreads()
+        threads = workers.values()
         if not threads or max(threads) > 1:
             raise ValueError(
                 f"cluster={address!r} has {len(threads)} workers with up to "
