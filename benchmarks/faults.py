@@ -202,7 +202,8 @@ def unreadable(scene: Scene, settings: Settings) -> dict[str, Any]:
     os.chmod(scene.folder, 0o755)
     started, seen = scene.folder / "started", collections.Counter()
     scene.go(started, "kill", scene.events * 2 // 3)
-    steps = sorted(started.glob("checkpoints/[0-9]*"), key=lambda path: int(path.name))
+    present = [path for path in started.glob("checkpoints/*") if path.name.isdigit()]
+    steps = sorted(present, key=lambda path: int(path.name))
     assert len(steps) == 2, steps
     files = [path for path in sorted(steps[-1].rglob("*")) if path.is_file()]
     kinds: list[list[Path]] = [[path] for path in files]

@@ -108,13 +108,14 @@ class Checkpoints:
         load = self._ocp.args
         wanted = _named_arrays(template)
         try:
-            notes: Any = self._manager.restore(
+            found: Any = self._manager.restore(
                 iteration, args=load.Composite(notes=load.JsonRestore())
-            ).notes
+            )
+            notes = found.notes
             _check_fit(place, notes, wanted)
-            read: Any = self._manager.restore(
+            found = self._manager.restore(
                 iteration, args=load.Composite(state=load.StandardRestore(wanted))
-            ).state
+            )
         except _Unfit:
             raise
         except Exception as error:
@@ -124,11 +125,11 @@ class Checkpoints:
                 f"the checkpoint {str(place)!r} cannot be read ({in_short(error)}): {what}, and "
                 "give the same command again."
             ) from error
-        if _checksum(read) != notes.pop("checksum"):
+        if _checksum(found.state) != notes.pop("checksum"):
             raise Damaged("its checksum does not match")
         notes.pop("arrays", None)
         _, static = eqx.partition(template, eqx.is_array)
-        leaves = [read[name] for name in wanted]
+        leaves = [found.state[name] for name in wanted]
         arrays = jax.tree.unflatten(jax.tree.structure(eqx.filter(template, eqx.is_array)), leaves)
         return eqx.combine(arrays, static), notes
 

@@ -110,7 +110,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 def _sum(array: np.ndarray) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
-    digest.update(_bytes(array))
+    digest.update(_bytes(array).data)
     return digest.hexdigest()
 
 

@@ -8,10 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Damaged(ValueError):
@@ -37,7 +36,7 @@ def guarded(
         # Zip and Parquet readers say with these that offsets lead nowhere.
         if error.errno in (None, errno.EINVAL):
             raise damaged(path, in_short(error), remedy, verdict) from error
-        raise unreadable(path, error.strerror) from error
+        raise unreadable(path, error.strerror or in_short(error)) from error
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
     except Exception as error:
@@ -63,7 +62,7 @@ def in_short(error: BaseException) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """An ordinary file, for reading: a pipe or a device would be waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags)
