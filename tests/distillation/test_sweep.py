@@ -207,7 +207,7 @@ def patient(done, seconds=300):
 @pytest.mark.filterwarnings("default")  # those of Dask when its processes are killed
 def test_a_cluster_finishes_the_runs_of_a_worker_that_was_killed(tmp_path):
     distributed = pytest.importorskip("distributed")
-    config = replace(TINY, out=tmp_path / "sweep", iterations=600, checkpoint_seconds=0.2)
+    config = replace(TINY, out=tmp_path / "sweep", iterations=200, checkpoint_seconds=0.1)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:

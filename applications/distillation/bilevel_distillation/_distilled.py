@@ -174,6 +174,7 @@ class DistilledSet:
             rule = images.shape[-1] == 3 and len(images) <= _FLIP_UP_TO
             flip = bool(_single(arrays, ("flip",), "biu", rule, path))
         temperature = _single(arrays, ("log_temperature", "log_temp"), "fiu", 0.0, path)
+        provenance = _provenance(arrays, path)
         try:
             return cls(
                 images=images,
@@ -183,7 +184,7 @@ class DistilledSet:
                 preprocessor=preprocessor,
                 log_temperature=float(temperature),
                 flip=flip,
-                provenance=_provenance(arrays, path),
+                provenance=provenance,
             )
         except ValueError as error:
             raise ValueError(f"{str(path)!r} holds no distilled set: {error}") from error

@@ -132,9 +132,9 @@ class RunFolder:
             "for it or stop it, or give another --out.",
         )
         if self._lock is not None:
-            drop_leftovers(self.path)
-            if self.history.folder.is_dir():
-                drop_leftovers(self.history.folder)
+            folders = (self.path, self.history.folder, *self.checkpoints.glob("[0-9]*"))
+            for folder in filter(Path.is_dir, folders):
+                drop_leftovers(folder)
 
     def release(self) -> None:
         if self._lock is not None:
@@ -160,8 +160,10 @@ class RunFolder:
         remedy = "restore it, give another --out, or delete checksums.json if you changed it"
         content = self._sums.checked(self.config, remedy)
         with guarded(self.config, remedy):
-            text = content.decode("utf-8")
-        return from_json(text, self.config)
+            missing = {"dataset", "ipc", "method", "seed"} - set(parse_json(content))
+            if missing:
+                raise ValueError(f"it has no {min(missing)}")
+        return from_json(content.decode("utf-8"), self.config)
 
     def read_preprocessor(self) -> Preprocessor | None:
         if not self.preprocess.exists():
@@ -190,8 +192,10 @@ class RunFolder:
         """Accuracies of networks with their normalisations; a pair replaces itself."""
         names = ("network", "norm", "distilled", "random_subset")
         rows = [{name: row[name] for name in names if name in row} for row in table]
-        pairs = {(row["network"], row["norm"]): row for row in [*self.read_evaluations(), *rows]}
-        self.write_json(self.evaluations, list(pairs.values()))
+        with FileLock(self.path / ".evaluations.lock"):
+            held = self.read_evaluations()
+            pairs = {(row["network"], row["norm"]): row for row in [*held, *rows]}
+            self.write_json(self.evaluations, list(pairs.values()))
 
     def read_evaluations(self) -> list[dict[str, Any]]:
         if not self.evaluations.exists():
