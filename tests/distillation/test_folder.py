@@ -247,12 +247,14 @@ def test_class_names_that_are_no_text(tmp_path):
     assert names == ("a", "caf\\xe9") and count == 20
 
 
+PLACES = [(c, i) for c in "ab" for i in range(10)]
 METADATA = {
-    "metadata.csv": "file_name,site\n" + "".join(f"a/{i:03d}.png,{'NS'[i % 2]}\n" for i in range(10))
-    + "".join(f"b/{i:03d}.png,{'NS'[i % 2]}\n" for i in range(10)),
-    "metadata.jsonl": "".join(f'{{"file_name": "{c}/{i:03d}.png", "label": "{i % 2}"}}\n'
-                              for c in "ab" for i in range(10)),
-}  # fmt: skip
+    "metadata.csv": "file_name,site\n"
+    + "".join(f"{c}/{i:03d}.png,{'NS'[i % 2]}\n" for c, i in PLACES),
+    "metadata.jsonl": "".join(
+        f'{{"file_name": "{c}/{i:03d}.png", "label": "{i % 2}"}}\n' for c, i in PLACES
+    ),
+}
 
 
 @pytest.mark.parametrize("name", METADATA)

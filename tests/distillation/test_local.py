@@ -55,8 +55,10 @@ def test_nothing_is_asked_of_the_cache_of_datasets(tmp_path, monkeypatch):
     assert load(tmp_path / "saved").classes == 2
 
 
-@pytest.mark.parametrize("file", ["train-1.parquet", "data/train-00000-of-00001.parquet",
-                                  "Train/0.parquet", "rows.parquet", "train station.parquet"])  # fmt: skip
+FILES = "train-1.parquet", "data/train-00000-of-00001.parquet", "Train/0.parquet", "rows.parquet"
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_files_of_rows_are_of_the_split_that_they_name(tmp_path, file):
     import datasets
 
@@ -237,12 +239,11 @@ def test_rows_name_no_pictures_outside_of_the_folder(tmp_path):
     (tmp_path / "set").mkdir()
     for place in (tmp_path / "secret.png", tmp_path / "set" / "own.png"):
         place.write_bytes(png(0)["bytes"])
-    for path, right in (("own.png", True), ("../secret.png", False),
-                        (str(tmp_path / "secret.png"), False), ("https://a.b/c.png", False)):  # fmt: skip
-        pictures = [{"bytes": None, "path": path}] + [png(i) for i in range(11)]
+    for path in ("own.png", "../secret.png", str(tmp_path / "secret.png"), "https://a.b/c.png"):
+        pictures = [{"bytes": None, "path": path}, *map(png, range(11))]
         table = rows("ab", pictures=pictures).data.table
         pyarrow.parquet.write_table(table, tmp_path / "set" / "train.parquet")
-        if right:
+        if path == "own.png":
             assert len(load(tmp_path / "set").train_labels) == 10
             continue
         with pytest.raises(ValueError, match=r"1 of 12 images|cannot be decoded"):

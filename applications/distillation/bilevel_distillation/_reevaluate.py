@@ -22,7 +22,7 @@ from ._judging import (
 )
 from ._makers import check_judges
 from ._ranking import Ranking
-from ._run import Reporter
+from ._reporter import Reporter
 from .data import ImageData, Preprocessor, check_images_per_class
 
 
@@ -168,7 +168,7 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
                 f"path={str(path)!r} holds a run that is not finished: run it to its end."
             )
         config = folder.read_config()
-        distilled = DistilledSet.load_npz(folder.distilled)
+        distilled = folder.read_distilled()
         # Columns and splits are those of the run's own data set.
         return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
     try:
@@ -176,7 +176,10 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
     except NoPreprocessor:
         return None, RunConfig(dataset=asked.dataset or "")
     known = distilled.provenance
-    sizes = {name: known[name] for name in ("width", "depth", "padding", "norm") if name in known}
+    names = ("width", "depth", "padding")
+    sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
+    if isinstance(known.get("norm"), str):
+        sizes["norm"] = known["norm"]
     return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
 
 
