@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from bilevel_distillation.data import load
+from bilevel_distillation.data import check_apart, load
 
 
 def png(seed):
@@ -293,3 +293,14 @@ def test_a_folder_does_not_take_the_place_of_the_hub(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"'ylecun/mnist' on the hub.*set BILEVEL_DATA"):
         load("mnist")
     assert load("ylecun/mnist").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("place", ["a/run", "run", "."])
+def test_a_run_in_the_data_folder_is_refused(tmp_path, place):
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("set")
+    for folder in (tmp_path / "set", tmp_path / "link"):
+        with pytest.raises(ValueError, match="lies in the data folder"):
+            check_apart(str(folder), tmp_path / "set" / place)
+    check_apart(str(tmp_path / "set"), tmp_path / "set2")
+    check_apart("no/such", tmp_path)

@@ -22,7 +22,7 @@ from ._judging import Held, hold, judge, judge_random_subsets
 from ._meta_step import Metrics, State
 from ._reporter import Quiet
 from ._reporter import Reporter as Reporter
-from .data import PRESETS
+from .data import PRESETS, check_apart
 
 FLUSH_EVERY = 20
 
@@ -61,6 +61,8 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
 
 
 def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+    if config.dataset not in ("digits", *PRESETS):
+        check_apart(config.dataset, config.out)
     preprocessor = from_first(folder.open)
     distillation = Distillation(config, preprocessor=preprocessor)
 

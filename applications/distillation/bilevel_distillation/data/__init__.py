@@ -2,6 +2,7 @@
 
 from ._images import ImageData as ImageData
 from ._images import check_images_per_class as check_images_per_class
+from ._listing import check_apart as check_apart
 from ._load import load as load
 from ._preprocess import Preprocessor as Preprocessor
 from ._preprocess import whitened_values as whitened_values

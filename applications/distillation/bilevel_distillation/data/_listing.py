@@ -82,3 +82,13 @@ def _problem(entry: os.DirEntry[str], root: Path, above: tuple[str, ...]) -> str
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         return "no regular file"
     return ""
+
+
+def check_apart(dataset: str, out: Path) -> None:
+    """Raise where `out` lies in the folder `dataset`: what is written would be read as data."""
+    folder = Path(dataset).expanduser()
+    if folder.is_dir() and is_inside(out.expanduser(), folder.resolve()):
+        raise ValueError(
+            f"out={str(out)!r} lies in the data folder {dataset!r}, where what a run writes would "
+            "be read as data: give an --out elsewhere."
+        )
