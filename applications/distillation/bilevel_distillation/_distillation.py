@@ -180,14 +180,15 @@ class Distillation:
             raise self._diverged(f"its loss ({float(self._in_flight.loss)})")
 
     def _diverged(self, what: str) -> Diverged:
-        """Of the rates, that of what went astray first."""
-        name = "coreset_rate"
-        if _is_sound(self.whole_state().coreset) and not _is_sound(self.whole_state().pool):
-            name = "pool_rate"
-        rate = getattr(self.config, name)
+        """Names the rates of what went astray."""
+        names = ["coreset_rate"]
+        if not _is_sound(self.whole_state().pool):
+            names.append("pool_rate")
+        rates = " and ".join(f"{name}={getattr(self.config, name):g}" for name in names)
+        flags = " or ".join(f"--{name.replace('_', '-')}" for name in names)
         return Diverged(
             f"the run diverged: at iteration {self.iteration} {what} went beyond all measure, at "
-            f"{name}={rate:g}: give a smaller --{name.replace('_', '-')}, in another --out."
+            f"{rates}: give a smaller {flags}, in another --out."
         )
 
     def whole_state(self) -> State:
