@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -218,12 +219,7 @@ def _iterate(
     reporter.begin("distilling", total, distillation.iteration)
     with _Signals() as signals:
         while distillation.iteration < total:
-            try:
-                metrics = distillation.step()
-            except Diverged:
-                if pending:
-                    _flush(pending, folder, reporter, sync=True)
-                raise
+            metrics = _unless_diverged(distillation.step, pending, folder, reporter)
             iteration = distillation.iteration
             pending.append((iteration, distillation.seconds, metrics))
             due = time.monotonic() - last_saved >= config.checkpoint_seconds
@@ -237,7 +233,7 @@ def _iterate(
                 _say_if_long(distillation, seconds, reporter)
             seconds = distillation.seconds
             if save or iteration % measure_every == 0 or iteration in snapshots:
-                distillation.check()
+                _unless_diverged(distillation.check, pending, folder, reporter)
             if iteration % measure_every == 0 and iteration < total:
                 _measure(distillation, held, folder)
             if iteration in snapshots:
@@ -255,6 +251,16 @@ def _iterate(
             f"stopped after iteration {distillation.iteration}; "
             "the same command goes on from there."
         )
+
+
+def _unless_diverged(do: Callable[[], Any], pending, folder: RunFolder, reporter: Reporter) -> Any:
+    """What `do` gives; where the run diverged, the metrics until then are kept."""
+    try:
+        return do()
+    except Diverged:
+        if pending:
+            _flush(pending, folder, reporter, sync=True)
+        raise
 
 
 def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
