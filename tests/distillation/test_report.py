@@ -265,6 +265,7 @@ def test_settings_are_all_there_and_those_not_default_are_marked(tmp_path):
         "dataset": "noise default digits",
         "iterations": "8 default 5000",
         "tolerance": "0.5 default 0.01",
+        "flip": "yes default no",  # of images that are not known to allow it
     }
 
 
