@@ -61,7 +61,7 @@ $(VENV)/.packages: $(VENV)/.python $(PACKAGES)
 
 $(VENV)/.test: $(VENV)/.python $(PACKAGES)
 	@echo "Installing bilevel, bilevel-distillation and the test tools into $(VENV): a minute or two, once."
-	$(PIP) -e '.[test]' -e applications/distillation
+	$(PIP) -e '.[test]' -e 'applications/distillation[cluster]'
 	@touch $@ $(VENV)/.packages
 
 $(VENV)/.torch: $(VENV)/.python constraints.txt

@@ -1,4 +1,7 @@
-"""Checkpoints: to the same bits, the last two, a damaged one passed over."""
+"""Checkpoints: to the same bits, the last two, a damaged one passed over and none ever deleted."""
+
+import os
+import random
 
 import equinox as eqx
 import jax
@@ -74,6 +77,7 @@ def test_a_damaged_newest_one_is_passed_over_and_can_be_written_again(store, cap
     assert_same_bits(found, state(1))
     assert "the checkpoint of iteration 2 is damaged" in caplog.text
     assert "the one before it is used" in caplog.text
+    assert checkpoints.lost and os.listdir(folder.parent / "damaged") == ["2"]
     checkpoints.save(2, state(2), {})
     assert checkpoints.restore(state(0))[0] == 2
 
@@ -84,3 +88,94 @@ def test_where_all_are_damaged_there_is_none(store, caplog):
     damage(folder, 5)
     assert checkpoints.restore(state(0)) is None
     assert "iteration 5 is damaged" in caplog.text and "there is none before it" in caplog.text
+    assert os.listdir(folder.parent / "damaged") == ["5"]
+
+
+def refused(checkpoints, folder, template, sentence):
+    """No checkpoint is given, moved or deleted, and the sentence says why."""
+    before = sorted(os.listdir(folder))
+    with pytest.raises((ValueError, OSError), match=sentence):
+        checkpoints.restore(template)
+    assert sorted(os.listdir(folder)) == before and not (folder.parent / "damaged").exists()
+    assert not checkpoints.lost
+
+
+@pytest.mark.parametrize("number", [13, 5, 24])  # permission, the disk, too many open files
+def test_one_that_cannot_be_read_is_no_damaged_one(store, monkeypatch, number):
+    checkpoints, folder = store
+    for iteration in (1, 2):
+        checkpoints.save(iteration, state(iteration), {})
+    opened = os.open
+
+    def fail(path, *arguments, **how):
+        if "/2/state" in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        refused(checkpoints, folder, state(0), rf"cannot be read \({os.strerror(number)}\)")
+    assert checkpoints.restore(state(0))[0] == 2
+
+
+def test_too_little_memory_is_no_damage(store, monkeypatch):
+    checkpoints, folder = store
+    checkpoints.save(1, state(1), {})
+
+    def fail(*arguments, **how):
+        raise MemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "restore", fail)
+        refused(checkpoints, folder, state(0), r"cannot be read .*out of memory\): it is whole")
+    assert checkpoints.restore(state(0))[0] == 1
+
+
+def test_another_state_is_no_damage(store):
+    checkpoints, folder = store
+    checkpoints.save(1, state(1), {})
+    other = eqx.tree_at(lambda one: one.weight, state(0), jnp.zeros((50, 41)))
+    refused(checkpoints, folder, other, r"float32\[50, 40\] where float32\[50, 41\] is needed")
+    more = eqx.tree_at(lambda one: one.rest, state(0), (jnp.zeros(4), jnp.zeros(1), [], max))
+    refused(checkpoints, folder, more, "holds another state .*: go on with that version")
+
+
+def test_one_of_the_version_before_or_sealed_not_yet_is_read(store):
+    checkpoints, folder = store
+    checkpoints.save(1, state(1), {"seconds": 2.0})
+    (folder / "1" / "checksums.json").unlink()
+    iteration, found, notes = checkpoints.restore(state(0))
+    assert iteration == 1 and notes == {"seconds": 2.0}
+    assert_same_bits(found, state(1))
+
+
+def test_no_bit_of_a_checkpoint_turns_unnoticed(store):
+    checkpoints, folder = store
+    checkpoints.save(1, state(1), {})
+    files = [path for path in sorted((folder / "1").rglob("*")) if path.is_file()]
+    rng, damaged = random.Random(0), 0
+    for _ in range(40):
+        path = rng.choice(files)
+        content = path.read_bytes()
+        turned = bytearray(content)
+        turned[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(turned)
+        found = checkpoints.restore(state(0))
+        if found is None:
+            damaged += 1
+            moved = folder.parent / "damaged"
+            (moved / os.listdir(moved)[0]).rename(folder / "1")
+        else:
+            assert_same_bits(found[1], state(1))
+        path.write_bytes(content)
+        checkpoints._manager.reload()
+    assert damaged > 30
+
+
+def test_names_that_are_no_iterations_are_left_alone(store):
+    checkpoints, folder = store
+    for name in ("²", "007x", "notes"):
+        (folder / name).mkdir(parents=True)
+    assert checkpoints.iterations() == [] and checkpoints.restore(state(0)) is None
+    checkpoints.save(3, state(3), {})
+    assert checkpoints.iterations() == [3] and len(os.listdir(folder)) == 4

@@ -10,6 +10,7 @@ from bilevel_distillation import DistilledSet, RunConfig, load_hf
 from bilevel_distillation._cli import main
 from bilevel_distillation._console import percent
 from bilevel_distillation._estimate import estimate
+from bilevel_distillation._folder import RunFolder
 
 BRIEF = ["--repeats", "2", "--steps", "3"]
 QUICK = ["--evaluation.repeats", "2", "--evaluation.steps", "3"]
@@ -217,15 +218,16 @@ def test_padding_of_nought_is_a_size_like_any_other(finished, monkeypatch):
 
     asked = []
     monkeypatch.setattr(_reevaluate, "judge", lambda config, *a, **k: asked.append(config) or [1.0])
-    config = json.loads((finished / "config.json").read_text())
-    (finished / "config.json").write_text(json.dumps(config | {"padding": 4}))
+    folder = RunFolder(finished)
+    config = json.loads(folder.config.read_text())
+    folder.write_json(folder.config, config | {"padding": 4})
     try:
         for padding in (None, 0):
             _reevaluate.reevaluate(
                 EvaluateConfig(finished, padding=padding, baseline=False, repeats=1, steps=1)
             )
     finally:
-        (finished / "config.json").write_text(json.dumps(config))
+        folder.write_json(folder.config, config)
     assert [one.padding for one in asked] == [4, 0]
 
 

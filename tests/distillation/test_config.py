@@ -101,8 +101,15 @@ def test_what_depends_on_the_number_of_images_counts_all_classes():
         (1, 10, 1000, True), (5, 2, 1000, True), (1, 100, 2000, True), (10, 10, 2000, True),
         (10, 100, 2000, True), (11, 100, 2000, False),
     ]:  # fmt: skip
-        found = resolve(RunConfig(dataset="a/b", ipc=ipc), (32, 32, 3), classes)
+        found = resolve(RunConfig(dataset="cub200", ipc=ipc), (32, 32, 3), classes)
         assert (found.evaluation.steps, found.flip) == (steps, flip), (ipc, classes)
+
+
+def test_mirror_images_are_taken_of_images_alone_that_are_known_to_allow_them():
+    for name, shape in (("a/b", (32, 32, 3)), ("photos", (32, 32, 3)), ("mnist", (28, 28, 1)),
+                        ("cifar10", (28, 28, 1))):  # fmt: skip
+        assert resolve(RunConfig(dataset=name), shape).flip is False
+        assert resolve(RunConfig(dataset=name, flip=True), shape).flip is True
 
 
 def test_what_is_given_stays():

@@ -389,3 +389,38 @@ def test_real_data_sets(real_data, monkeypatch):
     assert mnist.train_images.shape == (60000, 28, 28, 1) and mnist.class_names[3] == "3"
     assert cifar.test_images.shape == (10000, 32, 32, 3) and cifar.class_names[3] == "cat"
     assert np.bincount(cifar.train_labels).tolist() == [5000] * 10
+
+
+def named_splits(folder, train, test, seed=0):
+    """A training and a test split that name their classes as given, of one brightness each."""
+    import datasets
+
+    folder.mkdir()
+    shade = {"a": 10, "b": 90, "c": 200}
+    for split, names in (("train", train), ("test", test)):
+        kept = [name for name in names if name in shade]
+        rows = [(png(np.full((4, 4, 3), shade[name] + i, np.uint8)), names.index(name))
+                for name in kept for i in range(3)]  # fmt: skip
+        columns = {"image": [one for one, _ in rows], "label": [label for _, label in rows]}
+        kinds = image_and(datasets.ClassLabel(names=list(names)))
+        datasets.Dataset.from_dict(columns, features=kinds).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("test", ["cab", "bc", "Zabc", "acb"])
+def test_the_classes_of_the_test_split_are_matched_by_name(tmp_path, test, caplog):
+    data = load(named_splits(tmp_path / "set", "abc", test))
+    assert data.class_names == ("a", "b", "c")
+    shades = data.test_images[:, 0, 0, 0]
+    assert data.test_labels.tolist() == (np.digitize(shades, [50, 150])).tolist()
+    assert ("no test images" in caplog.text) == ("a" not in test)
+
+
+def test_a_test_image_of_no_class_of_the_training_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"'label' of split 'test'.* holds 'c', none of the 2"):
+        load(named_splits(tmp_path / "set", "ab", "cab"))
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one class alone, 'a'"):
+        load(named_splits(tmp_path / "set", "a", "a"))

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import random
 import re
 import subprocess
 import sys
@@ -282,3 +284,141 @@ def test_npz_that_cannot_be_read(tmp_path):
 def test_bad_distilled_sets(digits, changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(digits, **changes)
+
+
+def test_another_folder_of_the_same_name_gives_its_own_rows(digits, tmp_path):
+    import datasets
+
+    few = dataclasses.replace(
+        digits, images=digits.images[:3], labels=digits.labels[:3], classes=digits.classes[:3]
+    )
+    brighter = dataclasses.replace(digits, images=digits.images + 1)
+    found = []
+    for name, one in (("one", digits), ("two", few), ("three", brighter), ("one", few)):
+        folder = export(one, tmp_path / name / "dataset", "hf")
+        rows = datasets.load_dataset(str(folder), split="train").with_format("numpy")[:]
+        np.testing.assert_array_equal(rows["pixels"], one.images)
+        found.append(next(folder.glob("data/*")).name)
+    assert found[1] == found[3] and len(set(found)) == 3  # by content, not by place
+
+
+PARTS = ["distilled.json", "preprocess.npz", "data/*.parquet", "README.md", "distilled.npz"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_bit_of_an_export_turns_unnoticed(colour, part, tmp_path):
+    to = "npz" if part == "distilled.npz" else "hf"
+    export(colour, tmp_path / "out", to)
+    (path,) = (tmp_path / "out").glob(part)
+    read = load_hf if to == "hf" else lambda folder: DistilledSet.load_npz(folder / part)
+    content, rng, told = path.read_bytes(), random.Random(0), 0
+    for _ in range(100):
+        turned = bytearray(content)
+        turned[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(turned)
+        try:
+            assert_same(read(tmp_path / "out"), colour)
+        except ValueError as error:
+            told += path.name in str(error) and "is damaged" in str(error)
+    assert told > 60 or part == "README.md" and not told
+
+
+def claim(folder, *names, content="my own work"):
+    """Files, and a record that calls them an export's, as the version before wrote it."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    record = {"format": "bilevel-distillation 1", "files": [*names, "distilled.json"],
+              "log_temperature": 0, "flip": False, "provenance": {}}  # fmt: skip
+    (folder / "distilled.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("to", ["hf", "npz", "png"])
+@pytest.mark.parametrize(
+    "names", [["thesis.txt"], ["notes/thesis.txt"], ["README.md"], ["cat_001.png"], ["../out"],
+              ["data/train-00000-of-00001.parquet"]],
+)  # fmt: skip
+def test_a_record_alone_makes_no_file_an_exports_own(digits, to, names, tmp_path):
+    folder = tmp_path / "claims"
+    claim(folder, *names)
+    with pytest.raises(ValueError, match="no export wrote|of an earlier version"):
+        export(digits, folder, to)
+    assert all((folder / name).read_text() == "my own work" for name in names)
+    assert (folder / "distilled.json").exists()
+
+
+def test_what_was_changed_or_linked_in_an_export_is_not_replaced(digits, tmp_path):
+    folder = export(digits, tmp_path / "out", "hf")
+    card = folder / "README.md"
+    before = card.read_text(encoding="utf-8")
+    card.write_text(before + "my notes", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds 'README.md', which is not as the export wrote it"):
+        export(digits, folder, "hf")
+    assert "my notes" in card.read_text(encoding="utf-8")
+    card.unlink()
+    (tmp_path / "card").write_text(before, encoding="utf-8")
+    card.symlink_to(tmp_path / "card")
+    with pytest.raises(ValueError, match="README.md"):
+        export(digits, folder, "hf")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="a link; give the folder itself"):
+        export(digits, tmp_path / "link", "hf")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="README.md|elsewhere"):
+        export(digits, folder, "hf")
+
+
+def test_an_export_of_the_version_before_is_read(digits, tmp_path):
+    folder = export(digits, tmp_path / "out", "hf")
+    record = json.loads((folder / "distilled.json").read_text())
+    rows = next(name for name in record["files"] if name.endswith(".parquet"))
+    old = "data/train-00000-of-00001.parquet"
+    (folder / rows).rename(folder / old)
+    np.savez(folder / "preprocess.npz", **digits.preprocessor.to_arrays())
+    files = [old if name == rows else name for name in record["files"]]
+    record |= {"format": "bilevel-distillation 1", "files": files}
+    del record["checksum"], record["checksums"]
+    (folder / "distilled.json").write_text(json.dumps(record))
+    assert_same(load_hf(folder), digits)
+    with pytest.raises(ValueError, match="an export of an earlier version"):
+        export(digits, folder, "hf")
+    assert_same(load_hf(folder), digits)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("fee_$1_up_$2", "over $9_{"), ("x" * 250, "é" * 200), ("a/b", ".."), ("Cat", "cat"),
+     ("<b>bold</b>", "| a\n| b"), ("\udcff", "\u202eleft"), ("CON", " "), ("é", "e\u0301")],
+)  # fmt: skip
+def test_whatever_classes_are_called(colour, names, tmp_path):
+    one = dataclasses.replace(colour, class_names=names)
+    folder = export(one, tmp_path / "png", "png")
+    pictures = {path.name.casefold() for path in folder.glob("*_0*.png")}
+    assert len(pictures) == 4 and all(len(os.fsencode(name)) < 256 for name in pictures)
+    assert DistilledSet.load_npz(export(one, tmp_path / "npz", "npz")).class_names == names
+    if "\udcff" not in names:
+        assert load_hf(export(one, tmp_path / "hf", "hf")).class_names == names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fotos \N{FOX FACE}", "a: 'b' \"c\" #d", "caf\u00e9\u2028x", "--- x", "- [a]", "x" * 300,
+     "null", "my <script>alert(1)</script><img src=x onerror=y>", "\udcff",
+     "$x_1$ | `code` **bold** ![](x)"],
+)  # fmt: skip
+def test_the_card_of_a_data_set_of_any_name(digits, name):
+    import yaml
+
+    from bilevel_distillation._card import card
+
+    text = card(
+        dataclasses.replace(digits, provenance={"dataset": f"data {name}"}), "data/x.parquet"
+    )
+    assert text.encode("utf-8").decode() == text
+    _, header, body = re.split(r"^---$", text, maxsplit=2, flags=re.M)
+    fields = yaml.safe_load(header)
+    shown = " ".join(name.rpartition("/")[2].split()).replace("\udcff", "\ufffd")
+    assert shown in fields["pretty_name"] and "\n" not in fields["pretty_name"]
+    assert fields["configs"][0]["data_files"] == [{"split": "train", "path": "data/x.parquet"}]
+    body = body.replace("![The images, as they look](preview.png)", "")
+    assert not any(mark in body for mark in ("<script", "<img", "![](", "**bold", "[x](", " $x_1$"))

@@ -69,11 +69,11 @@ def test_a_failed_write_leaves_the_earlier_one(tmp_path, monkeypatch):
     history = History(tmp_path)
     history.keep(Snapshot.of(distilled(2, 1), 3))
 
-    def full(file, **arrays):
+    def full(file, *arguments, **how):
         file.write(b"PK")
         raise OSError("no space left")
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="no space"):
         history.keep(Snapshot.of(distilled(2, 1), 3))
     assert [p.name for p in tmp_path.iterdir()] == ["000003.npz"]

@@ -54,6 +54,26 @@ def test_captions_change_the_picture(tmp_path):
     assert a.shape == b.shape and (a != b).any()
 
 
+@pytest.mark.parametrize(
+    "names", [("fee_$1_up_$2", "over $9_{"), ("$\\frac$", "$$"), ("two\nlines", "\udcff\x00"),
+              ("\N{FOX FACE} \u4e2d\u6587", "\u0627\u0644\u0639"), ("", " ")],
+)  # fmt: skip
+def test_names_are_drawn_as_they_are(tmp_path, names):
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": True, "text.parse_math": True}):
+        draw_images((noise(2), names), tmp_path / "cells.png")
+        preprocessor = Preprocessor.fit(noise(9), zca=False)
+        distilled = DistilledSet(
+            preprocessor(noise(4)), np.eye(2, dtype=np.float32)[[0, 0, 1, 1]],
+            np.repeat([0, 1], 2), names, preprocessor,
+        )  # fmt: skip
+        draw_images(distilled, tmp_path / "rows.png")
+        draw_learning_curve(records(3), tmp_path / "curve.png")
+    image = distilled.display_images[0]
+    assert holds(pixels_of(tmp_path / "rows.png"), enlarged(image, 14))
+
+
 def test_several_images_a_class_make_a_row_for_each_class(tmp_path):
     data = load("digits")
     rows = np.concatenate([np.flatnonzero(data.train_labels == c)[:3] for c in (4, 7)])

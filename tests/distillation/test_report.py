@@ -265,6 +265,7 @@ def test_settings_are_all_there_and_those_not_default_are_marked(tmp_path):
         "dataset": "noise default digits",
         "iterations": "8 default 5000",
         "tolerance": "0.5 default 0.01",
+        "flip": "yes default no",  # of images that are not known to allow it
     }
 
 
@@ -402,3 +403,30 @@ def test_a_browser_prints_it_with_a_strip_in_place_of_the_slider(chromium, tmp_p
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
     printed = re.search(r"@media print \{(.*)\n\}", page.read_text(encoding="utf-8"), re.S).group(1)
     assert ".strips { display: grid" in printed and ".when { display: none" in printed
+
+
+def test_a_page_takes_the_place_of_nothing_but_a_page(tmp_path):
+    folder = make_run(tmp_path / "run")
+    first = report(folder.path).read_text(encoding="utf-8")
+    assert report(folder.path).read_text(encoding="utf-8") == first
+    (tmp_path / "thesis.html").write_text("<p>years of work")
+    (tmp_path / "link.html").symlink_to(tmp_path / "thesis.html")
+    for name in ("thesis.html", "link.html"):
+        with pytest.raises(ValueError, match=f"{name}' is (a link|no page).* is not replaced"):
+            report(folder.path, tmp_path / name)
+    assert (tmp_path / "thesis.html").read_text() == "<p>years of work"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("results.json", '{"distilled": [NaN]}'), ("results.json", '{"distilled": ["0.5"]}'),
+     ("results.json", '{"distilled": []}'), ("results.json", '{"distilled": [50.0]}'),
+     ("evaluations.json", '[{"distilled": [0.5]}]'), ("evaluations.json", '{"a": 1}'),
+     ("attack.json", '{"settings": {"members": "many"}}'), ("config.json", '{"ipc": "x"}'),
+     ("history/000004.npz", "PK"), ("distilled.npz", "PK"), ("metrics.jsonl", '{"loss": 1}\n')],
+)  # fmt: skip
+def test_what_a_file_should_not_hold_is_said_by_its_name(tmp_path, name, content):
+    folder = make_run(tmp_path / "run")
+    (folder.path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name}.* is (damaged|not) "):
+        report(folder.path)

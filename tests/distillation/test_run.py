@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,157 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(complete, tmp_path, caplog
     run(config)
     assert "is damaged" in caplog.text and "the one before it is used" in caplog.text
     assert_same_bits(arrays(complete[0]), arrays(config.out))
+
+
+@pytest.fixture
+def copy(complete, tmp_path):
+    """The uninterrupted run in a folder that may be spoilt."""
+    shutil.copytree(complete[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_results_are_safe_before_anything_is_drawn(copy, complete, monkeypatch):
+    from bilevel_distillation import _finish
+
+    drawn = ("images.png", "curve.png", "dataset", "report.html")
+    for name in ("results.json", *drawn):
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = []
+    listener = Reporter()
+    listener.say = said.append
+
+    def fail(folder, distilled, results):
+        assert json.loads((copy / "results.json").read_text()) == results == complete[1]
+        raise RuntimeError("no\nink.")
+
+    with monkeypatch.context() as patch:
+        for name in ("_draw_images", "_draw_curve", "_export", "_draw_page"):
+            patch.setattr(_finish, name, fail)
+        assert run(replace(TINY, out=copy), listener) == complete[1]
+    assert len(said) == 4 and all("could not be drawn (RuntimeError: no ink)" in s for s in said)
+    assert not any((copy / name).exists() for name in drawn)
+    assert run(replace(TINY, out=copy), listener) == complete[1]  # draws what is missing
+    assert all((copy / name).exists() for name in drawn) and len(said) == 5
+    assert (copy / "images.png").read_bytes() == (complete[0] / "images.png").read_bytes()
+    assert (copy / "curve.png").read_bytes() == (complete[0] / "curve.png").read_bytes()
+
+
+def test_where_nobody_listens_the_log_hears_of_what_was_not_drawn(copy, caplog):
+    (copy / "report.html").unlink()
+    (copy / "report.html").symlink_to(copy / "victim")
+    (copy / "victim").write_text("precious")
+    (copy / "victim").unlink()
+    run(replace(TINY, out=copy))
+    assert "the page could not be drawn" in caplog.text and not (copy / "victim").exists()
+
+
+@pytest.mark.parametrize("name", ["results.json", "distilled.npz", "preprocess.npz"])
+def test_what_is_damaged_and_can_be_made_again_is(copy, complete, name, caplog):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    assert run(replace(TINY, out=copy)) == complete[1]
+    assert f"{name}' is damaged" in caplog.text
+    assert (copy / "damaged" / name).read_bytes() == content
+    assert_same_bits(arrays(complete[0]), arrays(copy))
+    with np.load(copy / "preprocess.npz") as one, np.load(complete[0] / "preprocess.npz") as two:
+        assert_same_bits(dict(one), dict(two))
+
+
+def test_what_cannot_be_made_again_is_said_and_nothing_is_begun_anew(copy):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "distilled.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="distilled.npz' is lost, and no checkpoint of the last"):
+        run(replace(TINY, out=copy))
+    assert (copy / "results.json").exists() and len(snapshots(copy)) == 3
+    assert len(RunFolder(copy).read_metrics()) == 13
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", "[]"), ("config.json", None), ("metrics.jsonl", None),
+     ("checksums.json", "{"), ("config.json", "x")],
+)  # fmt: skip
+def test_other_damage_ends_with_a_sentence_that_names_the_file(copy, name, content):
+    whole = (copy / name).read_text()
+    (copy / name).write_text(whole.replace("1", "2", 1) if content is None else content)
+    if name == "metrics.jsonl":
+        (copy / "results.json").unlink()
+        (copy / "distilled.npz").unlink()
+    before = sorted(path.name for path in copy.rglob("*.*"))
+    with pytest.raises(ValueError, match=f"{name}.* is (damaged|not a run's config)"):
+        run(replace(TINY, out=copy))
+    after = sorted(path.name for path in copy.rglob("*"))
+    assert [one for one in after if "lock" not in one] == [
+        one for one in before if "lock" not in one
+    ]
+
+
+def test_a_run_of_the_version_before_is_read_and_goes_on(copy, complete):
+    for path in [copy / "checksums.json", *copy.glob("checkpoints/*/checksums.json")]:
+        path.unlink()
+    for path in [copy / "distilled.npz", copy / "preprocess.npz", *copy.glob("history/*.npz")]:
+        with np.load(path) as file:
+            held = {name: file[name] for name in file.files if name != "checksums"}
+        np.savez(path, **held)
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    plain = [{name: one[name] for name in one if name != "crc32"} for one in lines]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in plain))
+    assert run(replace(TINY, out=copy)) == complete[1]
+    for name in ("results.json", "distilled.npz"):
+        (copy / name).unlink()
+    assert run(replace(TINY, out=copy)) == complete[1]
+    assert_same_bits(arrays(complete[0]), arrays(copy))
+
+
+def test_only_one_process_goes_on_with_a_run(copy):
+    holder = RunFolder(copy)
+    holder.lock()
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    for config in (TINY, replace(TINY, seed=1)):
+        with pytest.raises(ValueError, match="out=.*run' is in use, another process"):
+            run(replace(config, out=copy))
+    assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    holder.release()
+    run(replace(TINY, out=copy))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "history", "damaged"])
+def test_a_folder_of_a_run_that_is_a_link_is_not_followed(copy, tmp_path, name):
+    (tmp_path / "years").mkdir()
+    for year in ("2019", "2020", "000007.npz"):
+        (tmp_path / "years" / year).mkdir()
+    shutil.rmtree(copy / name, ignore_errors=True)
+    (copy / name).symlink_to(tmp_path / "years")
+    with pytest.raises(ValueError, match=f"{name}' is a link"):
+        run(replace(TINY, out=copy))
+    assert len(list((tmp_path / "years").iterdir())) == 3
+
+
+def test_what_a_killed_first_process_left_is_no_foreign_file(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in (".lock", ".files.lock", "checksums.json", ".config.json.0123abcd.partial"):
+        (out / name).write_text("{}" if name == "checksums.json" else "")
+    run(replace(TINY, out=out, iterations=1))
+    assert not list(out.glob(".*.partial")) and (out / "results.json").exists()
+
+
+def test_the_end_of_a_terminal_stops_a_run_as_ctrl_c_does():
+    from bilevel_distillation._run import _Signals
+
+    for name in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        with _Signals() as signals:
+            os.kill(os.getpid(), name)
+            assert signals.caught
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with _Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.caught
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow

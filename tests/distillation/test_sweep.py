@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import pytest
 
 from bilevel_distillation import EvaluationConfig, Interrupted, Reporter, RunConfig, sweep
 from bilevel_distillation import _sweep as module
+from bilevel_distillation._artifacts import hold_lock
 from bilevel_distillation._cli import main
 from bilevel_distillation._sweep import read_vary
 
@@ -147,6 +154,94 @@ def test_processes_of_their_own_find_the_same(tmp_path, compile_quickly):
     for name in ("distilled", "random_subset"):
         means = [results["settings"][1][name]["mean"] for results in (one, other)]
         assert means[0] == pytest.approx(means[1], abs=0.02)  # compiled in another way
+
+
+def test_a_sweep_that_another_process_is_at_work_on_is_refused(runs, tmp_path):
+    lock = hold_lock(tmp_path / ".lock", "held")
+    assert lock is not None
+    with pytest.raises(ValueError, match="is in use, another process is going on with this sweep"):
+        sweep(replace(TINY, out=tmp_path), {"seed": [0]})
+    lock.release()
+    assert runs == []
+    sweep(replace(TINY, out=tmp_path), {"seed": [0]})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_the_processes_of_a_killed_sweep_end_with_it(tmp_path):
+    out = tmp_path / "sweep"
+    command = [sys.executable, "-m", "bilevel_distillation", "sweep", "--method", "frepo",
+               "--iterations", "1000000", "--batch-size", "16", "--width", "4", "--depth", "2",
+               "--pool-size", "2", "--pool-steps", "1", "--curve-points", "1", "--vary",
+               "seed=0,1", "--jobs", "2", "--out", str(out)]  # fmt: skip
+    parent = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    patient(lambda: len(list(out.glob("*/metrics.jsonl"))) == 2)
+    assert len(session(parent.pid)) > 2
+    parent.kill()
+    parent.wait()
+    patient(lambda: not session(parent.pid))
+    assert all((out / f"seed={seed}" / "checkpoints").is_dir() for seed in (0, 1))
+
+
+def session(leader):
+    """The processes of a session that are not over."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(number) == leader and state != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+def patient(done, seconds=300):
+    latest = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < latest
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of Dask when its processes are killed
+def test_a_cluster_finishes_the_runs_of_a_worker_that_was_killed(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    config = replace(TINY, out=tmp_path / "sweep", iterations=200, checkpoint_seconds=0.1)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        killed = []
+
+        def kill():
+            patient(lambda: list(config.out.glob("*/checkpoints/[0-9]*")))
+            pid = next(iter(cluster.workers.values())).process.process.pid
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        results = sweep(config, {"seed": [0, 1, 2]}, cluster=cluster.scheduler_address)
+        killer.join()
+    assert len(killed) == 1 and results["settings"][0]["seeds"] == 3
+    assert results["settings"][0]["failed"] == 0
+    # On this machine the same folders are complete, and only read.
+    assert sweep(config, {"seed": [0, 1, 2]}) == results
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://127.0.0.1"])
+def test_a_cluster_that_does_not_answer_is_said(runs, tmp_path, address):
+    pytest.importorskip("distributed")
+    with pytest.raises(ValueError, match=f"cluster='{address}' does not answer .*: give the"):
+        sweep(replace(TINY, out=tmp_path), {"seed": [0]}, cluster=address)
+    assert runs == []
+
+
+def test_a_cluster_needs_its_package(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"install bilevel-distillation\[cluster\]"):
+        sweep(replace(TINY, out=tmp_path), {"seed": [0]}, cluster="tcp://127.0.0.1:1")
+    assert runs == []
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from ._pictures import draw_images as draw_images
 from ._pictures import draw_learning_curve as draw_learning_curve
 from ._ranking import Ranking as Ranking
 from ._reevaluate import reevaluate as reevaluate
+from ._reporter import Reporter as Reporter
 from ._run import Interrupted as Interrupted
-from ._run import Reporter as Reporter
 from ._run import run as run
 from ._sweep import sweep as sweep

@@ -1,10 +1,8 @@
 """Membership inference: does a network tell which images its training data were made from?"""
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -13,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ._artifacts import finite, hold_lock
 from ._config import AttackConfig, RunConfig
 from ._coreset import Coreset, centred_one_hot, choose_per_class
 from ._distillation import load_data
 from ._distilled import DistilledSet
 from ._evaluation import train_network
-from ._folder import RunFolder, write_whole
+from ._folder import RunFolder
+from ._judging import match_classes
 from ._makers import judging_maker
 from ._memory import part_size
-from ._run import Reporter
+from ._reporter import Reporter
 from .data import ImageData
 from .networks import AbstractNetwork
 
@@ -48,18 +48,33 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
     Raises:
         ValueError: no finished run is there, or its `attack.json` has other settings.
     """
-    reporter = reporter or Reporter()
     folder = RunFolder(asked.path)
     config = folder.read_config()
     if not folder.distilled.exists():
         raise ValueError(
             f"path={str(asked.path)!r} holds a run that is not finished: run it to its end."
         )
-    distilled = DistilledSet.load_npz(folder.distilled)
+    lock = hold_lock(
+        asked.path / ".attack.lock",
+        f"path={str(asked.path)!r} is in use, another process is attacking this run: wait for it "
+        "or stop it.",
+    )
+    try:
+        return _attack(asked, folder, config, reporter or Reporter())
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _attack(
+    asked: AttackConfig, folder: RunFolder, config: RunConfig, reporter: Reporter
+) -> dict[str, Any]:
+    distilled = folder.read_distilled()
     evaluation = config.evaluation
     steps = asked.steps or evaluation.steps
     real_steps = asked.real_steps or steps
     data = load_data(config)
+    distilled = match_classes(distilled, data, reporter.say)
     count = min(len(data.train_labels), len(data.test_labels))
     _check_enough(count)
     settings = {
@@ -71,7 +86,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
         "real_steps": real_steps,
         "seed": asked.seed,
     }
-    results = _begun(folder.attack, settings)
+    results = _begun(folder, settings)
     done = sum(len(results[kind]) for kind in TRAINED_ON)
     reporter.begin("attacking", max(done, len(TRAINED_ON) * asked.repeats), done)
     scene = _Scene(config, data, distilled, asked.seed, count)
@@ -82,26 +97,18 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
             network = scene.train(kind, real_steps if kind == "real_data" else steps, i)
             found = scene.attack(network, i)
             results[kind].append(found)
-            write_whole(folder.attack, json.dumps(results, indent=2) + "\n")
+            folder.write_json(folder.attack, results)
             reporter.advance(1, accuracy=found["test_accuracy"])
     reporter.end()
     return results
 
 
-def _begun(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _begun(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
     """What an earlier attack with these settings left."""
-    if not path.exists():
+    results = read_attack(folder)
+    if results is None:
         return {"settings": settings} | {kind: [] for kind in TRAINED_ON}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        found = results["settings"]
-        if not all(isinstance(results[kind], list) for kind in TRAINED_ON):
-            raise TypeError("a list for each kind of training data is missing")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not what an attack leaves ({type(error).__name__}: {error}): "
-            "delete it, and attack again."
-        ) from error
+    found = results["settings"]
     different = [
         f"{name} is {found.get(name)!r} there and {value!r} here"
         for name, value in settings.items()
@@ -109,10 +116,35 @@ def _begun(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     ]
     if different:
         raise ValueError(
-            f"{str(path)!r} holds an attack with other settings ({'; '.join(different)}): give "
-            "the same to go on with it, or move it away."
+            f"{str(folder.attack)!r} holds an attack with other settings "
+            f"({'; '.join(different)}): give the same to go on with it, or move it away."
         )
     return results
+
+
+def read_attack(folder: RunFolder) -> dict[str, Any] | None:
+    """What an attack left in a run's folder, if there was one.
+
+    Raises:
+        ValueError: it is damaged, or something else.
+    """
+    if not folder.attack.exists():
+        return None
+    remedy, verdict = "delete it, and attack again", "is not what an attack leaves"
+    return folder.read_json(folder.attack, _check_attack, remedy, verdict)
+
+
+def _check_attack(results: Any) -> None:
+    if type(results["settings"]["members"]) is not int:
+        raise ValueError("members is no number")
+    for kind in TRAINED_ON:
+        if not isinstance(results[kind], list):
+            raise ValueError(f"{kind} is no list")
+        for one in results[kind]:
+            for figure in (one["test_accuracy"], *one["auc"].values()):
+                finite(figure)
+            if one["auc"].keys() != results[TRAINED_ON[0]][0]["auc"].keys():
+                raise ValueError("attackers differ")
 
 
 class _Scene:

@@ -1,14 +1,17 @@
 """The card of an exported set: what a reader and the hub need to know."""
 
 import json
+import re
 from pathlib import PurePath
 from typing import Any
 
+import yaml
+
+from ._artifacts import one_line
 from ._distilled import DistilledSet
 
 _CARD = """---
-{header}
----
+{header}---
 
 # {title}
 
@@ -68,15 +71,18 @@ _WHITEN_SPLIT_CODE = """    n, h, w, c = x.shape  # every {stride}th row and col
 """
 
 
-def card(distilled: DistilledSet) -> str:
-    """The text of README.md for a distilled set, front matter included."""
+def card(distilled: DistilledSet, rows: str) -> str:
+    """The text of README.md for a distilled set whose rows are in the file `rows`, front matter
+    included.
+    """
     n, height, width, channels = distilled.images.shape
     zca = distilled.preprocessor.whitening is not None
     source = distilled.provenance.get("dataset")
-    title = f"{PurePath(str(source)).name}, distilled" if source else "A distilled data set"
+    name = one_line(PurePath(str(source)).name) if source else ""
+    title = f"{name}, distilled" if name else "A distilled data set"
     return _CARD.format(
-        header=_header(title, n),
-        title=title,
+        header=_header(title, n, rows),
+        title=_as_text(title),
         n=n,
         height=height,
         width=width,
@@ -105,19 +111,18 @@ def whiten_code(stride: int | None) -> str:
     return _WHITEN_SPLIT_CODE.format(stride=stride)
 
 
-def _header(title: str, n: int) -> str:
+def _header(title: str, n: int, rows: str) -> str:
     size = "n<1K" if n < 1000 else "1K<n<10K" if n < 10_000 else "10K<n<100K"
-    # JSON strings are YAML strings, whatever is in them.
-    return "\n".join(
-        [
-            f"pretty_name: {json.dumps(title)}",
-            "task_categories:\n- image-classification",
-            "tags:\n- dataset-distillation\n- synthetic",
-            f"size_categories:\n- {size}",
-            "configs:\n- config_name: default\n  data_files:\n  - split: train\n"
-            "    path: data/train-*.parquet",
-        ]
-    )
+    fields = {
+        "pretty_name": title,
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", "synthetic"],
+        "size_categories": [size],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": rows}]},
+        ],
+    }
+    return yaml.safe_dump(fields, allow_unicode=True, sort_keys=False, width=float("inf"))
 
 
 def _provenance(distilled: DistilledSet) -> str:
@@ -125,9 +130,12 @@ def _provenance(distilled: DistilledSet) -> str:
     lines = ["| what | value |", "| --- | --- |"]
     for key, value in known.items():
         shown = value if isinstance(value, str) else json.dumps(value)
-        lines.append(f"| {_cell(key)} | {_cell(shown)} |")
+        lines.append(f"| {_as_text(key)} | {_as_text(shown)} |")
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+def _as_text(text: object) -> str:
+    """What Markdown, HTML and mathematics show as it is, on one line."""
+    text = re.sub(r"([\\`*\[\]|$~])", r"\\\1", one_line(text))
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

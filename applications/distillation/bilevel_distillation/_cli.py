@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from ._config import AttackConfig, EvaluateConfig, RunConfig
+from ._screen import screens
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class SweepCommand(RunConfig):
         vary: a setting and its values, such as seed=0,1,2; may be given several times, and all
             combinations are run.
         jobs: runs at a time, in processes of their own if more than one.
+        cluster: the address of a Dask scheduler whose workers take the runs.
     """
 
     out: Path = Path("runs/sweep")
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     jobs: int = 1
+    cluster: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: this machine)")] = (
+        None
+    )
 
     def config(self) -> RunConfig:
         return _without_more(self)
@@ -118,11 +123,26 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a mistake ends with one sentence and status 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run a command; a mistake ends with one sentence and status 2.
+
+    A screen that cannot be written to ends nothing; of `evaluate`, whose figures may be nowhere
+    else, it is status 1.
+    """
+    with screens() as screen:
+        command = _main(sys.argv[1:] if arguments is None else arguments)
+        screen.flush()
+        if isinstance(screen.lost, BrokenPipeError):  # nobody wants to read on, as with `head`
+            return
+        if screen.lost is not None:
+            print(f"bilevel-distill: not all could be shown ({screen.lost}).", file=sys.stderr)
+            if isinstance(command, EvaluateConfig):
+                raise SystemExit(1)
+
+
+def _main(arguments: list[str]) -> Any:
     if arguments == ["--version"]:
         print(f"bilevel-distill {version('bilevel-distillation')}")
-        return
+        return None
     command: Any = tyro.cli(
         Command,  # pyright: ignore
         prog="bilevel-distill",
@@ -133,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a log that cannot be shown
     console = Console()
     try:
         if isinstance(command, RunCommand):
@@ -151,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(str(error), 2)
     except KeyboardInterrupt:
         _leave("interrupted.", 130)
+    return command
 
 
 def _run(command: RunCommand, console: Console) -> None:
@@ -191,7 +213,13 @@ def _sweep(command: SweepCommand, console: Console) -> None:
     vary = read_vary(command.vary)
     with ConsoleReporter(console) as reporter:
         try:
-            results = sweep(command.config(), vary, jobs=command.jobs, reporter=reporter)
+            results = sweep(
+                command.config(),
+                vary,
+                jobs=command.jobs,
+                cluster=command.cluster,
+                reporter=reporter,
+            )
         except Interrupted as interruption:
             _leave(str(interruption), 130)
     console.print(sweep_table(results["settings"], f"{command.out.name}: over seeds"))
@@ -235,7 +263,6 @@ def _attack(command: AttackConfig, console: Console) -> None:
 
 
 def _export(command: ExportConfig, console: Console) -> None:
-    from ._distilled import DistilledSet
     from ._export import export
     from ._folder import RunFolder
 
@@ -247,7 +274,7 @@ def _export(command: ExportConfig, console: Console) -> None:
         )
     default = {"hf": folder.dataset.name, "npz": "npz", "png": "png"}[command.to]
     out = command.out or command.path / default
-    written = export(DistilledSet.load_npz(folder.distilled), out, command.to)
+    written = export(folder.read_distilled(), out, command.to)
     _say(console, f"written: {written}")
 
 

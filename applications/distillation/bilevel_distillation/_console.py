@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._ranking import Ranking
-from ._run import Reporter
+from ._reporter import Reporter
 
 LINE_SECONDS = 30.0
 

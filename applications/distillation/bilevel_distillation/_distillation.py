@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from ._config import RunConfig, resolve
 from ._devices import gather, make_mesh, spread
@@ -16,6 +17,7 @@ from ._distilled import DistilledSet
 from ._initial import initial_images
 from ._makers import check_judges, check_network, distilling_maker
 from ._meta_step import Draws, Metrics, Rates, Recipe, State, compiled_meta_step, meta_step
+from ._needs import check_room
 from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
@@ -23,6 +25,13 @@ from ._training_data import Training, Transform, choose_storage
 from .data import ImageData, Preprocessor, check_images_per_class, load, sample
 
 WATCH_EVERY = 50
+
+MOST = 1e6
+"""Preprocessed images are about 1: beyond this there is nothing left of them."""
+
+
+class Diverged(ValueError):
+    """The numbers of a run are no longer finite, or beyond all measure."""
 
 
 class Distillation:
@@ -136,9 +145,12 @@ class Distillation:
     def step(self) -> Metrics:
         """One meta-iteration. On an accelerator it returns before the device is done, with at most
         one more in flight, so that `seconds` keeps up.
+
+        Raises:
+            Diverged: the loss of the last one that is done is not finite.
         """
         began = time.monotonic()
-        jax.block_until_ready(self._in_flight)
+        self._check_loss()
         arguments = self.next_arguments()
         with jax.default_matmul_precision(self.config.precision):
             self.state, metrics = self._step(*arguments)
@@ -152,6 +164,32 @@ class Distillation:
                 self.state = eqx.tree_at(lambda s: s.rates, self.state, self._watched_rates())
         self.seconds += time.monotonic() - began
         return metrics
+
+    def check(self) -> None:
+        """Raise where the state is not one to keep: to be called before it is saved or judged.
+
+        Raises:
+            Diverged: the loss, images, labels or temperature are not finite, or beyond all measure.
+        """
+        self._check_loss()
+        if not _is_sound(self.whole_state().coreset):
+            raise self._diverged("its distilled images")
+
+    def _check_loss(self) -> None:
+        if self._in_flight is not None and not np.isfinite(float(self._in_flight.loss)):
+            raise self._diverged(f"its loss ({float(self._in_flight.loss)})")
+
+    def _diverged(self, what: str) -> Diverged:
+        """Names the rates of what went astray."""
+        names = ["coreset_rate"]
+        if not _is_sound(self.whole_state().pool):
+            names.append("pool_rate")
+        rates = " and ".join(f"{name}={getattr(self.config, name):g}" for name in names)
+        flags = " or ".join(f"--{name.replace('_', '-')}" for name in names)
+        return Diverged(
+            f"the run diverged: at iteration {self.iteration} {what} went beyond all measure, at "
+            f"{rates}: give a smaller {flags}, in another --out."
+        )
 
     def whole_state(self) -> State:
         """The state on one device; with several processes, each must call."""
@@ -196,6 +234,7 @@ class Distillation:
         """Go back to a checkpoint."""
         self.iteration, self.state = iteration, spread(self.mesh, state)
         self.seconds, self._courses = notes["seconds"], notes["courses"]
+        self._in_flight = None
 
     def _watched_rates(self) -> Rates:
         courses = np.asarray([list(map(bool, course)) for course in self._courses])
@@ -247,6 +286,11 @@ class Distillation:
         )
 
 
+def _is_sound(tree: PyTree) -> bool:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return all(bool(jnp.all(jnp.abs(leaf) < MOST)) for leaf in leaves)  # NaN is not
+
+
 def load_data(config: RunConfig) -> ImageData:
     """The data set that a config names, or that part of it which the run sees."""
     data = load(
@@ -275,6 +319,7 @@ def check(config: RunConfig, data: ImageData, make_network: MakeNetwork | None =
     shape, classes = data.image_shape, data.classes
     if make_network is not None:
         check_network(make_network, shape, classes)
+        check_room(config, data, make_network)
         return
-    eqx.filter_eval_shape(distilling_maker(config, shape, classes), jax.random.key(0))
+    check_room(config, data, distilling_maker(config, shape, classes))
     check_judges(config, shape, classes)

@@ -1,8 +1,8 @@
 """A distilled data set: what a run makes, and all it takes to train on it."""
 
+import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from ._artifacts import guarded, names_in, parse_json, read_arrays, write_arrays
 from .data import Preprocessor
 
 _FLIP_UP_TO = 1000
+_PREFIX = "preprocess_"
+_BESIDE = "whitening_beside"
+_NAMES = frozenset(
+    {"images", "x_proto", "labels", "y_proto", "classes", "class_names", "log_temperature"}
+) | {"log_temp", "flip", "provenance"}
 
 
 class NoPreprocessor(ValueError):
@@ -104,9 +110,14 @@ class DistilledSet:
         """The images as pixels that can be looked at."""
         return self.preprocessor.inverse(self.images)
 
-    def save_npz(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one npz file; a file that is there is replaced in one step."""
-        path = Path(path)
+    def save_npz(self, path: str | os.PathLike[str], *, beside: str | None = None) -> None:
+        """Write everything to one npz file; a file that is there is replaced in one step.
+
+        Args:
+            path: the file.
+            beside: the name of a file in the same folder that holds what whitens images, which is
+                then not written again, and read from there.
+        """
         arrays: dict[str, Any] = {
             "images": self.images,
             "labels": self.labels,
@@ -116,16 +127,11 @@ class DistilledSet:
             "flip": np.bool_(self.flip),
             "provenance": np.str_(json.dumps(self.provenance)),
         }
-        arrays |= {f"preprocess_{k}": v for k, v in self.preprocessor.to_arrays().items()}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        stored = self.preprocessor.to_arrays()
+        if beside is not None and "whitening" in stored:
+            stored[_BESIDE] = np.array(json.dumps([beside, _sum(stored.pop("whitening"))]))
+        arrays |= {_PREFIX + name: array for name, array in stored.items()}
+        write_arrays(Path(path), arrays)
 
     @classmethod
     def load_npz(
@@ -155,34 +161,73 @@ class DistilledSet:
             ValueError: if it is damaged, lacks images or labels, or has no preprocessor and none
                 was given.
         """
-        arrays = _read_npz(Path(path))
-        images = _either(arrays, ("images", "x_proto"), path)
-        labels = _either(arrays, ("labels", "y_proto"), path)
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no file {str(path)!r}; give the path of an npz file."
+            )
+        remedy = "export or copy it again"
+        arrays = read_arrays(path, _is_wanted, remedy, "is damaged or no npz file")
+        images = _either(arrays, ("images", "x_proto"), 4, path)
+        labels = _either(arrays, ("labels", "y_proto"), 2, path)
         if preprocessor is None:
-            prefix = "preprocess_"
-            stored = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            stored = {k.removeprefix(_PREFIX): v for k, v in arrays.items() if k not in _NAMES}
             if not stored:
                 raise NoPreprocessor(
                     f"{str(path)!r} does not say how its images were preprocessed; give "
                     "preprocessor=, fitted to the training images that it was made from."
                 )
-            preprocessor = Preprocessor.from_arrays(stored)
+            if _BESIDE in stored:
+                stored["whitening"] = _whitening(path, stored.pop(_BESIDE), remedy)
+            with guarded(path, remedy):
+                preprocessor = Preprocessor.from_arrays(stored)
         if class_names is None:
-            known: Any = arrays.get("class_names", range(labels.shape[-1]))
-            class_names = tuple(str(name) for name in known)
+            class_names = _class_names(arrays, labels.shape[1], path)
         if flip is None:
             rule = images.shape[-1] == 3 and len(images) <= _FLIP_UP_TO
-            flip = bool(arrays.get("flip", rule))
-        return cls(
-            images=images,
-            labels=labels,
-            classes=arrays["classes"] if "classes" in arrays else labels.argmax(-1),
-            class_names=tuple(class_names),
-            preprocessor=preprocessor,
-            log_temperature=float(arrays.get("log_temperature", arrays.get("log_temp", 0.0))),
-            flip=flip,
-            provenance=_provenance(arrays, path),
+            flip = bool(_single(arrays, ("flip",), "biu", rule, path))
+        temperature = _single(arrays, ("log_temperature", "log_temp"), "fiu", 0.0, path)
+        provenance = _provenance(arrays, path)
+        try:
+            return cls(
+                images=images,
+                labels=labels,
+                classes=arrays["classes"] if "classes" in arrays else labels.argmax(-1),
+                class_names=tuple(class_names),
+                preprocessor=preprocessor,
+                log_temperature=float(temperature),
+                flip=flip,
+                provenance=provenance,
+            )
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r} holds no distilled set: {error}") from error
+
+
+def _sum(array: np.ndarray) -> str:
+    return hashlib.sha256(memoryview(np.ascontiguousarray(array))).hexdigest()
+
+
+def _whitening(path: Path, told: np.ndarray, remedy: str) -> np.ndarray:
+    """What another file in the folder whitens images by."""
+    with guarded(path, remedy):
+        name, expected = json.loads(str(told))
+        other = path.with_name(name)  # a name alone: it leads nowhere else
+    if not other.is_file():
+        raise FileNotFoundError(
+            f"{str(other)!r} is missing, which {path.name} needs: copy it there as well, or export "
+            "the run with to='npz'."
         )
+    found = read_arrays(other, lambda one: one == "whitening", remedy).get("whitening")
+    if found is None or _sum(found) != expected:
+        raise ValueError(
+            f"{str(other)!r} is not the file that {path.name} was made with: restore it, or export "
+            "the run with to='npz'."
+        )
+    return found
+
+
+def _is_wanted(name: str) -> bool:
+    return name in _NAMES or name.startswith(_PREFIX)
 
 
 def _as(name: str, array: Any, dtype: Any) -> np.ndarray:
@@ -192,34 +237,60 @@ def _as(name: str, array: Any, dtype: Any) -> np.ndarray:
     whole = np.issubdtype(dtype, np.integer)
     if array.dtype.kind not in ("iu" if whole else "fiu"):
         raise ValueError(f"{name} has dtype {array.dtype}; give {np.dtype(dtype)}.")
-    return array.astype(dtype)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an npz file.")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged or no npz file ({error}); export or copy it again."
-        ) from error
+    with np.errstate(over="ignore"):  # infinity is refused by its name
+        return array.astype(dtype)
 
 
 def _either(
-    arrays: Mapping[str, np.ndarray], keys: tuple[str, str], path: str | os.PathLike[str]
+    arrays: Mapping[str, np.ndarray], keys: tuple[str, str], axes: int, path: Path
 ) -> np.ndarray:
-    for key in keys:
-        if key in arrays:
-            return arrays[key]
-    raise ValueError(
-        f"{str(path)!r} has no array {keys[0]!r} or {keys[1]!r}, only "
-        f"{', '.join(map(repr, arrays))}; rename the array or choose another file."
-    )
+    key = next((key for key in keys if key in arrays), None)
+    if key is None:
+        raise ValueError(
+            f"{str(path)!r} has no array {keys[0]!r} or {keys[1]!r}, only "
+            f"{', '.join(map(repr, names_in(path)))}; rename the array or choose another file."
+        )
+    if arrays[key].ndim != axes or arrays[key].dtype.kind not in "fiu" or not arrays[key].size:
+        wanted = "[n, height, width, channels]" if axes == 4 else "[n, classes]"
+        raise ValueError(
+            f"{str(path)!r} has {key} of shape {arrays[key].shape} and type {arrays[key].dtype}: "
+            f"give real numbers {wanted}."
+        )
+    return arrays[key]
 
 
-def _provenance(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> dict[str, Any]:
-    if "provenance" in arrays:
-        return json.loads(str(arrays["provenance"]))
-    return {"source": Path(path).name}
+def _class_names(arrays: Mapping[str, np.ndarray], count: int, path: Path) -> tuple[str, ...]:
+    names = arrays.get("class_names", np.arange(count))
+    if names.shape != (count,) or names.dtype.kind not in "USiu":
+        raise ValueError(
+            f"{str(path)!r} has class_names of shape {names.shape} and type {names.dtype}: give a "
+            f"name for each of the {count} classes, or leave them out."
+        )
+    if names.dtype.kind == "S":
+        return tuple(name.decode("utf-8", "replace") for name in names.tolist())
+    return tuple(map(str, names.tolist()))
+
+
+def _single(
+    arrays: Mapping[str, np.ndarray], keys: tuple[str, ...], kinds: str, default: Any, path: Path
+) -> Any:
+    """One number or truth; an array of one is taken as well."""
+    key = next((key for key in keys if key in arrays), None)
+    if key is None:
+        return default
+    if arrays[key].size != 1 or arrays[key].dtype.kind not in kinds:
+        raise ValueError(
+            f"{str(path)!r} has {key} of shape {arrays[key].shape} and type {arrays[key].dtype}: "
+            "give a single one, or leave it out."
+        )
+    return arrays[key].item()
+
+
+def _provenance(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    if "provenance" not in arrays:
+        return {"source": path.name}
+    with guarded(path, "export it again, or leave its provenance out"):
+        found = parse_json(str(arrays["provenance"]).encode())
+        if not isinstance(found, dict):
+            raise ValueError("its provenance is no dictionary")
+        return found

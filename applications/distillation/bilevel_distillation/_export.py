@@ -1,26 +1,25 @@
 """Writing a distilled set for others: a `datasets` folder with a card, an npz file, or PNGs."""
 
 import io
-import json
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._artifacts import guarded, read_arrays, sha256_of, write_arrays, write_whole
 from ._card import card
 from ._distilled import DistilledSet
 from ._pictures import draw_images
+from ._publish import check_files, publish, read_record
 from .data import Preprocessor
 from .data._quiet import quiet_datasets
 
-_RECORD = "distilled.json"
-_FORMAT = "bilevel-distillation 1"
-_PARQUET = "data/train-00000-of-00001.parquet"
+_PREPROCESS = "preprocess.npz"
+_ROWS = re.compile(r"data/train-00000-of-00001(-[0-9a-f]{16})?\.parquet")
+_LONGEST = 150
 
 
 def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> Path:
@@ -45,16 +44,22 @@ def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> 
     return writers[to](distilled, folder)
 
 
-def export_hf(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
+def export_hf(
+    distilled: DistilledSet, folder: str | os.PathLike[str], *, preprocess: Path | None = None
+) -> Path:
     """Write a folder that `datasets.load_dataset` reads, with a card.
 
     Its rows have `image` (a PNG to look at), `pixels` (float32 [height, width, channels], as
     trained on), `soft_label` (float32 [n_classes]) and `label` (the class that the image began
     as). `preprocess.npz` holds what it takes to preprocess test images, and the card says how.
+    The file of the rows has part of its checksum in its name: `datasets` keeps what it has read
+    under such names, and would give the rows of another folder of the same name for these.
 
     Args:
         distilled: what to write.
         folder: where to; made if it is not there.
+        preprocess: a file that is already what `preprocess.npz` is to be, which then is a second
+            name of it where the file system can do that, and takes no room.
 
     Returns:
         The folder.
@@ -64,14 +69,24 @@ def export_hf(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
     """
 
     def write(new: Path) -> None:
-        _write_parquet(distilled, new / _PARQUET)
-        with open(new / "preprocess.npz", "wb") as file:
-            arrays: dict[str, Any] = {**distilled.preprocessor.to_arrays()}
-            np.savez(file, **arrays)
+        rows = _parquet(distilled)
+        name = f"data/train-00000-of-00001-{sha256_of(rows)[:16]}.parquet"
+        (new / name).parent.mkdir()
+        write_whole(new / name, rows)
+        if preprocess is None or not _linked(preprocess, new / _PREPROCESS):
+            write_arrays(new / _PREPROCESS, distilled.preprocessor.to_arrays())
         draw_images(distilled, new / "preview.png")
-        (new / "README.md").write_text(card(distilled), encoding="utf-8")
+        write_whole(new / "README.md", card(distilled, name))
 
-    return _publish(distilled, Path(folder), write)
+    return publish(distilled, Path(folder), write)
+
+
+def _linked(file: Path, name: Path) -> bool:
+    try:
+        os.link(file, name, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        return False
+    return not name.is_symlink()
 
 
 def export_npz(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
@@ -88,7 +103,7 @@ def export_npz(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
         ValueError: if the folder holds files of another origin.
     """
     name = "distilled.npz"
-    return _publish(distilled, Path(folder), lambda new: distilled.save_npz(new / name)) / name
+    return publish(distilled, Path(folder), lambda new: distilled.save_npz(new / name)) / name
 
 
 def export_png(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
@@ -108,12 +123,14 @@ def export_png(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:
     def write(new: Path) -> None:
         seen: dict[str, int] = {}
         for image, label in zip(distilled.display_images, distilled.classes, strict=True):
-            name = re.sub(r"[^\w.-]+", "_", distilled.class_names[label]).strip("._") or str(label)
-            index = seen[name] = seen.get(name, -1) + 1
-            (new / f"{name}_{index:03d}.png").write_bytes(_png(image))
+            name = _file_name(distilled.class_names[label]) or str(label)
+            # Some file systems take names that differ by case or composition to be the same.
+            key = unicodedata.normalize("NFC", name).casefold()
+            index = seen[key] = seen.get(key, -1) + 1
+            write_whole(new / f"{name}_{index:03d}.png", _png(image))
         draw_images(distilled, new / "contact_sheet.png")
 
-    return _publish(distilled, Path(folder), write)
+    return publish(distilled, Path(folder), write)
 
 
 def load_hf(folder: str | os.PathLike[str]) -> DistilledSet:
@@ -129,19 +146,30 @@ def load_hf(folder: str | os.PathLike[str]) -> DistilledSet:
         ValueError: if a part is damaged.
     """
     folder = Path(folder)
-    for part in (_RECORD, "preprocess.npz", _PARQUET):
-        if not (folder / part).is_file():
-            raise FileNotFoundError(
-                f"folder {str(folder)!r} has no {part}; give a folder exported with to='hf'."
-            )
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        with np.load(folder / "preprocess.npz", allow_pickle=False) as arrays:
-            preprocessor = Preprocessor.from_arrays(dict(arrays))
-        columns, class_names = _read_parquet(folder / _PARQUET)
+    record = read_record(folder)
+    rows = next((name for name in record["files"] if _ROWS.fullmatch(name)), None)
+    if rows is None or not (folder / rows).is_file():
+        raise FileNotFoundError(
+            f"folder {str(folder)!r} has no {rows or 'Parquet file in data/'}; give a folder "
+            "exported with to='hf'."
+        )
+    if not (folder / _PREPROCESS).is_file():
+        raise FileNotFoundError(
+            f"folder {str(folder)!r} has no {_PREPROCESS}; give a folder exported with to='hf'."
+        )
+    check_files(folder, record, (rows, _PREPROCESS))
+    remedy = "export or copy it again"
+    stored = read_arrays(folder / _PREPROCESS, remedy=remedy)
+    with guarded(folder / _PREPROCESS, remedy):
+        preprocessor = Preprocessor.from_arrays(stored)
+    with guarded(folder / rows, remedy):
+        columns, class_names = _read_parquet(folder / rows)
+        images = columns["pixels"].reshape(-1, *preprocessor.image_shape)
+        labels = columns["soft_label"].reshape(-1, len(class_names))
+    with guarded(folder, remedy):
         return DistilledSet(
-            images=columns["pixels"].reshape(-1, *preprocessor.image_shape),
-            labels=columns["soft_label"].reshape(-1, len(class_names)),
+            images=images,
+            labels=labels,
             classes=columns["label"].astype(np.int32),
             class_names=class_names,
             preprocessor=preprocessor,
@@ -149,16 +177,11 @@ def load_hf(folder: str | os.PathLike[str]) -> DistilledSet:
             flip=record["flip"],
             provenance=record["provenance"],
         )
-    except Exception as error:
-        raise ValueError(
-            f"the export in {str(folder)!r} is damaged ({error}); export or copy it again."
-        ) from error
 
 
-def _write_parquet(distilled: DistilledSet, path: Path) -> None:
+def _parquet(distilled: DistilledSet) -> bytes:
     import datasets
 
-    path.parent.mkdir(parents=True)
     features = datasets.Features(
         {
             "image": datasets.Image(),
@@ -175,8 +198,10 @@ def _write_parquet(distilled: DistilledSet, path: Path) -> None:
         "soft_label": list(distilled.labels),
         "label": distilled.classes.tolist(),
     }
+    file = io.BytesIO()
     with quiet_datasets():
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    return file.getvalue()
 
 
 def _read_parquet(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -184,15 +209,21 @@ def _read_parquet(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     import datasets
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(path)
-    features: Any = datasets.Features.from_arrow_schema(file.schema_arrow)
-    columns = {}
-    for name in ("pixels", "soft_label", "label"):
-        values = file.read([name]).column(0).combine_chunks()
-        while hasattr(values, "storage") or hasattr(values, "flatten"):
-            values = values.storage if hasattr(values, "storage") else values.flatten()
-        columns[name] = values.to_numpy()
+    with pyarrow.parquet.ParquetFile(path) as file:
+        features: Any = datasets.Features.from_arrow_schema(file.schema_arrow)
+        columns = {}
+        for name in ("pixels", "soft_label", "label"):
+            values = file.read([name]).column(0).combine_chunks()
+            while hasattr(values, "storage") or hasattr(values, "flatten"):
+                values = values.storage if hasattr(values, "storage") else values.flatten()
+            columns[name] = values.to_numpy()
     return columns, tuple(features["label"].names)
+
+
+def _file_name(name: str) -> str:
+    """As much of a class name as a file name can hold."""
+    name = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    return name.encode("utf-8")[:_LONGEST].decode("utf-8", "ignore")
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -201,59 +232,3 @@ def _png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
     return file.getvalue()
-
-
-def _publish(distilled: DistilledSet, folder: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a new folder, and put that in the place of `folder` when it is whole."""
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    new = folder.with_name(f".{folder.name}.{mark}.new")
-    old = folder.with_name(f".{folder.name}.{mark}.old")
-    new.mkdir()
-    try:
-        write(new)
-        record = {
-            "format": _FORMAT,
-            "log_temperature": distilled.log_temperature,
-            "flip": distilled.flip,
-            "provenance": distilled.provenance,
-            "files": sorted([*_files(new), _RECORD]),
-        }
-        (new / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        # A folder cannot take the place of a folder that holds something in one step.
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
-
-
-def _check_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"folder is {str(folder)!r}, a file; give a folder.")
-    present = _files(folder)
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        own = set(record["files"]) if record["format"] == _FORMAT else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        own = set()
-    foreign = [name for name in present if name not in own]
-    if foreign:
-        raise ValueError(
-            f"folder {str(folder)!r} holds {foreign[0]!r}, which no export wrote; give an empty or "
-            "new folder, or move the file away."
-        )
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())

@@ -1,18 +1,18 @@
 """Snapshots: what the distilled images and labels looked like over a run."""
 
-import os
-import zipfile
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from ._artifacts import guarded, read_arrays, write_arrays
 from ._distilled import DistilledSet
 
 MOST_IMAGES = 100
+_NAME = re.compile(r"[0-9]{1,18}\.npz")
 _EARLY = (0.01, 0.02, 0.05, 0.1)  # parts of the run: images change most at its start
 
 
@@ -89,22 +89,15 @@ class History:
     def keep(self, snapshot: Snapshot) -> None:
         """Write a snapshot, in one step; an earlier one of the same iteration is replaced."""
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"{snapshot.iteration:06d}.npz"
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        arrays: dict[str, Any] = {
+        arrays = {
             "rows": snapshot.rows,
             "images": snapshot.images,
             "labels": snapshot.labels,
             "classes": snapshot.classes,
             "class_names": np.array(snapshot.class_names, np.str_),
-            "size": np.int64(snapshot.size),
+            "size": np.array(snapshot.size, np.int64),
         }
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_arrays(self.folder / f"{snapshot.iteration:06d}.npz", arrays, compress=True)
 
     def cut(self, iteration: int) -> None:
         """Drop what was kept after `iteration`; with -1, everything."""
@@ -121,24 +114,40 @@ class History:
         return [_read(path, iteration) for iteration, path in self._files()]
 
     def _files(self) -> Sequence[tuple[int, Path]]:
-        paths = self.folder.glob("*.npz")
-        return sorted((int(path.stem), path) for path in paths if path.stem.isdigit())
+        if not self.folder.is_dir():
+            return []
+        paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted((int(path.stem), path) for path in paths)
 
 
 def _read(path: Path, iteration: int) -> Snapshot:
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return Snapshot(
-                iteration=iteration,
-                rows=file["rows"],
-                images=file["images"],
-                labels=file["labels"],
-                classes=file["classes"],
-                class_names=tuple(map(str, file["class_names"])),
-                size=int(file["size"]),
-            )
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"the snapshot {str(path)!r} is damaged ({error}): delete it, and the page is drawn "
-            "without it."
-        ) from error
+    remedy = "delete it, and the page is drawn without it"
+    arrays = read_arrays(path, remedy=remedy)
+    with guarded(path, remedy):
+        _check(arrays)
+        return Snapshot(
+            iteration=iteration,
+            rows=arrays["rows"],
+            images=arrays["images"],
+            labels=arrays["labels"],
+            classes=arrays["classes"],
+            class_names=tuple(map(str, arrays["class_names"])),
+            size=int(arrays["size"]),
+        )
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    kinds = {"rows": ("iu", 1), "images": ("u", 4), "labels": ("f", 2), "classes": ("iu", 1),
+             "class_names": ("U", 1), "size": ("iu", 0)}  # fmt: skip
+    for name, (kind, axes) in kinds.items():
+        if arrays[name].dtype.kind not in kind or arrays[name].ndim != axes:
+            raise ValueError(f"its array {name!r} is of another kind or has other axes")
+    n, names = len(arrays["images"]), len(arrays["class_names"])
+    if not n or arrays["labels"].shape != (n, names) or not np.isfinite(arrays["labels"]).all():
+        raise ValueError("its labels do not fit its images and class names")
+    if arrays["images"].dtype.itemsize > 1 or arrays["images"].shape[3] not in (1, 3):
+        raise ValueError("its images are no pixels")
+    if not len(arrays["rows"]) == len(arrays["classes"]) == n:
+        raise ValueError("its arrays differ in length")
+    if arrays["classes"].min() < 0 or arrays["classes"].max() >= names:
+        raise ValueError("its classes are out of range")

@@ -34,6 +34,15 @@ def part_size(
     """
     if isinstance(images, Tracer) or jax.default_backend() != "cpu":
         return most
+    each = holds * held_by_one(network, images.shape[1:], images.dtype)
+    fitting = max(1, int(MOST_HELD / each))
+    if most is None and fitting >= images.shape[0]:
+        return None
+    return fitting if most is None else min(most, fitting)
+
+
+def held_by_one(network: AbstractNetwork, shape: tuple[int, ...], dtype: Any) -> float:
+    """Bytes that a forward pass holds of one image, about; the network may be one of shapes."""
     leaves, form = jax.tree.flatten(network)
     shapes = tuple(
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -41,11 +50,7 @@ def part_size(
         else leaf
         for leaf in leaves
     )
-    each = holds * SHARE * _made(form, shapes, images.shape[1:], images.dtype)
-    fitting = max(1, int(MOST_HELD / each))
-    if most is None and fitting >= images.shape[0]:
-        return None
-    return fitting if most is None else min(most, fitting)
+    return SHARE * _made(form, shapes, shape, dtype)
 
 
 @lru_cache(maxsize=64)

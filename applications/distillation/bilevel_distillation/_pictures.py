@@ -2,7 +2,9 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from ._artifacts import one_line, whole_file
 from ._distilled import DistilledSet
 
 if TYPE_CHECKING:
@@ -60,12 +63,14 @@ def draw_images(
     """
     if isinstance(pictures, DistilledSet):
         images = pictures.display_images
-        layout = _layout_of_classes(pictures.classes, pictures.class_names)
+        names = [one_line(name) for name in pictures.class_names]
+        layout = _layout_of_classes(pictures.classes, names)
     else:
         images, titles = pictures
         _check(images, titles)
-        layout = _plain_layout(len(images), [str(title) for title in titles])
-    return _draw_grid(images, layout, Path(path))
+        layout = _plain_layout(len(images), [one_line(title) for title in titles])
+    with plain_text():
+        return _draw_grid(images, layout, Path(path))
 
 
 def draw_learning_curve(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
@@ -85,6 +90,24 @@ def draw_learning_curve(records: Sequence[Mapping[str, Any]], path: str | os.Pat
     """
     if not records:
         raise ValueError("records is empty; give the metrics of at least one iteration.")
+    with plain_text():
+        return _draw_curve(records, Path(path))
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Nothing is handed to LaTeX, whatever a user's own settings of matplotlib ask for, and letters
+    that no font has are drawn as boxes.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": False}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
+            yield
+
+
+def _draw_curve(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure = _figure(900, 640)
     top, bottom = figure.subplots(2, 1, sharex=True)
     figure.subplots_adjust(left=0.085, right=0.975, top=0.945, bottom=0.085, hspace=0.1)
@@ -124,7 +147,7 @@ def draw_learning_curve(records: Sequence[Mapping[str, Any]], path: str | os.Pat
         bottom.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=_INK)
     for axes in (top, bottom):
         _plain(axes)
-    return _save(figure, Path(path))
+    return _save(figure, path)
 
 
 def _layout_of_classes(classes: np.ndarray, class_names: Sequence[str]) -> _Layout:
@@ -186,11 +209,12 @@ def _draw_grid(images: np.ndarray, layout: _Layout, path: Path) -> Path:
     total_y = margin + layout.rows * step_y - (gap if not caption else 0) + margin // 2 + foot
 
     figure = _figure(total_x, total_y)
-    longest = max(map(len, layout.cell_titles), default=1)
+    longest = max([1, *map(len, layout.cell_titles)])
     size = min(9.0, max(6.0, width / (_LETTER * longest)))  # in points
 
     def write(x: float | int, y: float | int, text: str, **how: Any) -> None:
-        figure.text(x / total_x, 1 - y / total_y, text, color=_INK, **how)
+        # A dollar sign in a name begins no formula.
+        figure.text(x / total_x, 1 - y / total_y, text, color=_INK, parse_math=False, **how)
 
     for row, column, image in layout.places:
         x, y = left + column * step_x, margin + row * step_y
@@ -221,13 +245,9 @@ def _figure(width: int, height: int) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as file:
         # Without the version of matplotlib in it, equal pictures are equal files.
-        figure.savefig(unfinished, format="png", dpi=_DPI, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return path
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,17 @@ from ._distillation import load_data
 from ._distilled import DistilledSet, NoPreprocessor
 from ._export import load_hf
 from ._folder import RunFolder
-from ._judging import Held, hold, judge, judge_all_data, judge_random_subsets
+from ._judging import (
+    Held,
+    hold,
+    judge,
+    judge_all_data,
+    judge_random_subsets,
+    match_classes,
+)
 from ._makers import check_judges
 from ._ranking import Ranking
-from ._run import Reporter
+from ._reporter import Reporter
 from .data import ImageData, Preprocessor, check_images_per_class
 
 
@@ -47,6 +55,7 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[
     elif asked.flip is not None:
         distilled = replace(distilled, flip=asked.flip)
     _check_fit(distilled, data)
+    distilled = match_classes(distilled, data, reporter.say)
     configs = _configs(asked, config, distilled, data)
     held = hold(data, distilled.preprocessor)
     sets = 6 if asked.ranking and asked.labels == "soft" else 5 if asked.ranking else 1
@@ -159,7 +168,7 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
                 f"path={str(path)!r} holds a run that is not finished: run it to its end."
             )
         config = folder.read_config()
-        distilled = DistilledSet.load_npz(folder.distilled)
+        distilled = folder.read_distilled()
         # Columns and splits are those of the run's own data set.
         return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
     try:
@@ -167,7 +176,10 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
     except NoPreprocessor:
         return None, RunConfig(dataset=asked.dataset or "")
     known = distilled.provenance
-    sizes = {name: known[name] for name in ("width", "depth", "padding", "norm") if name in known}
+    names = ("width", "depth", "padding")
+    sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
+    if isinstance(known.get("norm"), str):
+        sizes["norm"] = known["norm"]
     return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
 
 
@@ -182,9 +194,26 @@ def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
     plain = Preprocessor.fit(data.train_images, zca=False)
     distilled = DistilledSet.load_npz(asked.path, preprocessor=plain, flip=asked.flip)
     _check_fit(distilled, data)
+    _check_preprocessed(distilled.images, asked.path)
     whiten = data.image_shape[2] == 3 if asked.zca is None else asked.zca
     fitted = Preprocessor.fit(data.train_images, zca=True) if whiten else plain
-    return replace(distilled, preprocessor=fitted, class_names=data.class_names)
+    return replace(distilled, preprocessor=fitted)
+
+
+def _check_preprocessed(images: np.ndarray, path: Path) -> None:
+    """Images that networks are trained on are about zero, in steps of nothing."""
+    if images.min() < 0:
+        return
+    if images.max() <= 1:
+        held = "pixels from 0 to 1"
+    elif images.max() <= 255 and (np.rint(images) == images).all():
+        held = "pixels from 0 to 255"
+    else:
+        return
+    raise ValueError(
+        f"images of {str(path)!r} are {held}, and not preprocessed: standardise them, as "
+        "bilevel_distillation.data.Preprocessor does, and store those."
+    )
 
 
 def _check_fit(distilled: DistilledSet, data: ImageData) -> None:

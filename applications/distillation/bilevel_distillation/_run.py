@@ -1,8 +1,8 @@
 """A run: a distillation in a folder, which resumes where it stopped."""
 
-import json
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,30 +14,18 @@ import numpy as np
 from ._checkpoints import Checkpoints
 from ._config import RunConfig
 from ._devices import from_first, in_any, is_first
-from ._distillation import Distillation
+from ._distillation import Distillation, Diverged
 from ._distilled import DistilledSet
-from ._folder import RunFolder, write_whole
+from ._finish import finish, missing
+from ._folder import RunFolder
 from ._history import Snapshot, moments
 from ._judging import Held, hold, judge, judge_random_subsets
 from ._meta_step import Metrics, State
+from ._reporter import Quiet
+from ._reporter import Reporter as Reporter
+from .data import PRESETS, check_apart
 
 FLUSH_EVERY = 20
-
-
-class Reporter:
-    """Who hears how a run goes: this one says nothing, `ConsoleReporter` shows it."""
-
-    def say(self, message: str) -> None:
-        """A message to read."""
-
-    def begin(self, description: str, total: int, done: int) -> None:
-        """A stretch of work begins, `done` of its `total` steps already behind it."""
-
-    def advance(self, count: int, **figures: float) -> None:
-        """`count` more steps are done; `figures` are what to show of the last one."""
-
-    def end(self) -> None:
-        """The stretch of work is over."""
 
 
 class Interrupted(Exception):
@@ -48,7 +36,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     """Distil a data set: train, evaluate, draw and export, in the folder `config.out`.
 
     A run that the folder holds goes on from its last checkpoint, to the same bits; one that is
-    complete is only read.
+    complete is only read, and what is missing of its pictures, export and page is drawn.
 
     Of several processes, all of which must call, the first alone writes and reports; to the others
     the folder need not be visible.
@@ -58,51 +46,96 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         random subsets of the same size (`random_subset`).
 
     Raises:
-        ValueError: settings or data that cannot work, before anything is computed.
+        ValueError: settings or data that cannot work, before anything is computed; another process
+            is at work on this run; a file of it is damaged.
+        OSError: a file cannot be read or written.
         Interrupted: a signal asked to stop; call again to go on.
     """
-    reporter = reporter if reporter is not None and is_first() else Reporter()
+    reporter = reporter if reporter is not None and is_first() else Quiet()
     if config.float64:
         jax.config.update("jax_enable_x64", True)
     folder = RunFolder(config.out)
-    preprocessor = from_first(lambda: (folder.check_free(), folder.read_preprocessor())[1])
+    try:
+        return _run(config, folder, reporter)
+    finally:
+        folder.release()
+
+
+def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+    if config.dataset not in ("digits", *PRESETS):
+        check_apart(config.dataset, config.out)
+    preprocessor = from_first(folder.open)
     distillation = Distillation(config, preprocessor=preprocessor)
-    ours = from_first(lambda: folder.claim(distillation.config))
-    if ours and (results := from_first(folder.read_results)) is not None:
-        reporter.say(f"{folder.path} holds this run, complete.")
-        return results
+
+    def claim() -> tuple[DistilledSet | None, dict[str, Any] | None]:
+        folder.check_free()
+        folder.lock()
+        if not folder.claim(distillation.config):
+            return None, None
+        distilled = folder.sound(folder.distilled, folder.read_distilled)
+        return distilled, folder.sound(folder.results, folder.read_results)
+
+    distilled, results = from_first(claim)
     if is_first():
         folder.keep_preprocessor(distillation.preprocessor)
+    if distilled is not None and results is not None:
+        if is_first():
+            _complete(folder, distilled, results, reporter)
+        return results
+    _say_of_mirrors(config, distillation, reporter)
     held = hold(distillation.data, distillation.preprocessor)
-    _distil(distillation, held, folder, reporter)
-    distilled = distillation.distilled()
-    if is_first():
-        distilled.save_npz(folder.distilled)
-    results = _judge(distillation, held, distilled, reporter)
-    last = {
-        "iteration": distillation.iteration,
-        "seconds": round(distillation.seconds, 3),
-        "test_accuracy": float(np.mean(results["distilled"])),
-        "test_accuracy_std": float(np.std(results["distilled"])),
-    }
+    if distilled is None:
+        _distil(distillation, held, folder, reporter, is_judged=results is not None)
+        distilled = distillation.distilled()
+        if is_first():
+            folder.keep_distilled(distilled)
+    if results is None:
+        results = _judge(distillation, held, distilled, reporter)
 
-    def finish() -> dict[str, Any]:
-        _draw_and_export(folder, distilled, last)
-        write_whole(folder.results, json.dumps(results, indent=2) + "\n")
-        _draw_page(folder, reporter)
+    def end() -> dict[str, Any]:
+        folder.write_json(folder.results, results)
+        _say_if_loose(distillation.config, folder, reporter)
+        drawn = (folder.images, folder.curve, folder.dataset, folder.report)
+        finish(folder, distilled, results, [path.name for path in drawn], reporter)
         return results
 
-    return from_first(finish)
+    return from_first(end)
 
 
-def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter: Reporter) -> None:
+def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Reporter) -> None:
+    in_colour = distillation.data.image_shape[2] == 3
+    if config.flip is None and in_colour and config.dataset not in PRESETS:
+        reporter.say(
+            "mirror images are not used, because nothing tells whether these images may be "
+            "mirrored: --flip uses them."
+        )
+
+
+def _complete(
+    folder: RunFolder, distilled: DistilledSet, results: dict[str, Any], reporter: Reporter
+) -> None:
+    reporter.say(f"{folder.path} holds this run, complete.")
+    finish(folder, distilled, results, missing(folder), reporter)
+
+
+def _distil(
+    distillation: Distillation,
+    held: Held,
+    folder: RunFolder,
+    reporter: Reporter,
+    is_judged: bool,
+) -> None:
     checkpoints = Checkpoints(folder.checkpoints) if is_first() else None
     try:
         restored = _restore(distillation, checkpoints)
+        if is_judged and (restored is None or restored[0] < distillation.total):
+            raise ValueError(
+                f"{str(folder.distilled)!r} is lost, and no checkpoint of the last iteration is "
+                "left to make it from: restore it, or move results.json away to distil anew."
+            )
         if restored is None:
-            if is_first():
-                folder.metrics.unlink(missing_ok=True)
-                folder.history.cut(-1)
+            if checkpoints is not None:
+                folder.begin_anew(keep=checkpoints.lost)
             _start(distillation, held, folder, reporter)
         else:
             distillation.restore(*restored)
@@ -114,8 +147,6 @@ def _distil(distillation: Distillation, held: Held, folder: RunFolder, reporter:
     finally:
         if checkpoints is not None:
             checkpoints.close()
-    if is_first():
-        _say_if_loose(distillation.config, folder, reporter)
 
 
 def _restore(
@@ -146,8 +177,12 @@ def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> N
     """Tell where the adjoint was not solved to what was asked for."""
     if config.solve != "exact":
         return
+    try:
+        records = folder.read_metrics()
+    except (ValueError, OSError) as error:
+        return reporter.warn(str(error))
     for name, asked in (("adjoint_error", 1.5), ("adjoint_residual", 2)):
-        found = [record[name] for record in folder.read_metrics() if name in record]
+        found = [record[name] for record in records if name in record]
         typical = float(np.median(found[-100:])) if found else 0.0
         if typical > asked * config.tolerance:
             advice = "" if name == "adjoint_error" else (
@@ -180,10 +215,11 @@ def _iterate(
     snapshots = moments(total, config.curve_points)
     pending: list[tuple[int, float, Metrics]] = []
     last_saved = time.monotonic()
+    first, seconds = distillation.iteration, distillation.seconds
     reporter.begin("distilling", total, distillation.iteration)
     with _Signals() as signals:
         while distillation.iteration < total:
-            metrics = distillation.step()
+            metrics = _unless_diverged(distillation.step, pending, folder, reporter)
             iteration = distillation.iteration
             pending.append((iteration, distillation.seconds, metrics))
             due = time.monotonic() - last_saved >= config.checkpoint_seconds
@@ -191,8 +227,13 @@ def _iterate(
             stop = caught or iteration == total
             save = stop or due
             if save or len(pending) >= FLUSH_EVERY:
-                _flush(pending, folder, reporter)
+                _flush(pending, folder, reporter, sync=save)
                 pending = []
+            if iteration == first + 2:
+                _say_if_long(distillation, seconds, reporter)
+            seconds = distillation.seconds
+            if save or iteration % measure_every == 0 or iteration in snapshots:
+                _unless_diverged(distillation.check, pending, folder, reporter)
             if iteration % measure_every == 0 and iteration < total:
                 _measure(distillation, held, folder)
             if iteration in snapshots:
@@ -212,14 +253,34 @@ def _iterate(
         )
 
 
-def _flush(pending, folder: RunFolder, reporter: Reporter) -> None:
+def _unless_diverged(do: Callable[[], Any], pending, folder: RunFolder, reporter: Reporter) -> Any:
+    """What `do` gives; where the run diverged, the metrics until then are kept."""
+    try:
+        return do()
+    except Diverged:
+        if pending:
+            _flush(pending, folder, reporter, sync=True)
+        raise
+
+
+def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
+    """By the time of the second meta-iteration, which compiles nothing."""
+    from ._estimate import advise
+
+    left = distillation.total - distillation.iteration
+    advice = advise(distillation, distillation.seconds - before, left)
+    if advice is not None:
+        reporter.say(f"{advice}.")
+
+
+def _flush(pending, folder: RunFolder, reporter: Reporter, sync: bool) -> None:
     records = []
     for iteration, seconds, metrics in pending:
         values = {name: float(value) for name, value in vars(metrics).items()}
         finite = {name: value for name, value in values.items() if np.isfinite(value)}
         records.append({"iteration": iteration, "seconds": round(seconds, 3)} | finite)
     if is_first():
-        folder.append_metrics(records)
+        folder.append_metrics(records, sync)
     last = records[-1]
     reporter.advance(len(records), loss=last.get("loss", np.nan), accuracy=last["accuracy"])
 
@@ -241,7 +302,9 @@ def _keep_snapshot(distillation: Distillation, folder: RunFolder) -> None:
 
 
 class _Signals:
-    """Remembers that Ctrl-C or a termination signal came, instead of stopping in mid-step."""
+    """Remembers that Ctrl-C or a termination signal came, or that the terminal was closed, instead
+    of stopping in mid-step.
+    """
 
     def __init__(self):
         self.caught = False
@@ -249,8 +312,10 @@ class _Signals:
     def __enter__(self) -> "_Signals":
         self._before = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._catch)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                    self._before[number] = signal.signal(number, self._catch)
         except ValueError:  # not the main thread: signals are somebody else's
             pass
         return self
@@ -280,25 +345,3 @@ def _judge(
     }
     reporter.end()
     return results
-
-
-def _draw_and_export(folder: RunFolder, distilled: DistilledSet, last: dict[str, Any]) -> None:
-    from ._export import export_hf
-    from ._pictures import draw_images, draw_learning_curve
-
-    draw_images(distilled, folder.images)
-    draw_learning_curve([*folder.read_metrics(), last], folder.curve)
-    export_hf(distilled, folder.dataset)
-
-
-def _draw_page(folder: RunFolder, reporter: Reporter) -> None:
-    """The results are safe by now, and no mishap in drawing shall end the run."""
-    from ._page import report
-
-    try:
-        report(folder.path)
-    except Exception as error:
-        reporter.say(
-            f"the page could not be drawn ({type(error).__name__}: {error}): the run is whole, and "
-            f"`bilevel-distill report {folder.path}` tries again."
-        )

@@ -1,28 +1,40 @@
 """Many runs at once: the product of some settings' values, and one table of what came out."""
 
+import contextlib
 import csv
-import difflib
 import io
 import itertools
 import json
 import os
+import signal
+import socket
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import jax
 import numpy as np
 
-from ._config import EvaluationConfig, RunConfig
-from ._folder import write_whole
-from ._run import Interrupted, Reporter, run
+from ._artifacts import hold_lock, in_short, write_whole
+from ._config import RunConfig
+from ._reporter import Reporter
+from ._run import Interrupted, run
+from ._vary import known, values_of
+from ._vary import read_vary as read_vary
 
 MOST_MAPS = 30_000
 """Memory maps of a process, beyond which programs compiled for earlier runs are dropped."""
+
+PATIENCE = 60.0
+"""Seconds that a run has to save its state in when the process that started it is gone."""
+
+_WATCH = "ends with its parent"
+_busy = threading.Event()
 
 Found = dict[str, Any]
 """Of a run: its accuracies by kind, or `error`, the sentence that it ended with."""
@@ -33,6 +45,7 @@ def sweep(
     vary: Mapping[str, Sequence[Any]],
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Run the product of all values, each in its own folder in `config.out`.
@@ -46,6 +59,9 @@ def sweep(
         vary: values by the name of a setting; those of `evaluation` as `evaluation.steps`. Words
             are read as the setting's type.
         jobs: runs at a time, in processes of their own if more than one.
+        cluster: the address of a Dask scheduler, such as tcp://host:8786, whose workers take the
+            runs; they need `config.out` under the same path. Needs `distributed`, which
+            `bilevel-distillation[cluster]` brings.
         reporter: who hears how it goes.
 
     Returns:
@@ -55,7 +71,8 @@ def sweep(
         accuracies, or the `error`.
 
     Raises:
-        ValueError: an unknown setting, or a value that it cannot have, before anything runs.
+        ValueError: an unknown setting, or a value that it cannot have, before anything runs;
+            another process is at work on this sweep; no cluster at the address.
         Interrupted: a signal asked to stop; call again to go on.
     """
     reporter = reporter or Reporter()
@@ -65,7 +82,7 @@ def sweep(
         raise ValueError(f"out={str(config.out)!r} holds a run: give another folder to a sweep.")
     if not vary:
         raise ValueError("vary is empty: give a setting and its values, e.g. seed=0,1,2.")
-    chosen = {_known(name): _values(_known(name), values) for name, values in vary.items()}
+    chosen = {known(name): values_of(known(name), values) for name, values in vary.items()}
     if len(chosen) < len(vary):
         raise ValueError(f"vary names a setting twice ({', '.join(vary)}): give all its values at "
                          "once.")  # fmt: skip
@@ -75,126 +92,23 @@ def sweep(
         name = ",".join(f"{key}={_folder_name(value)}" for key, value in varied.items())
         configs[name] = varied, _changed(config, varied, config.out / name)
     config.out.mkdir(parents=True, exist_ok=True)
-    runs: dict[str, Found] = {}
-    for name, found in _run_all({name: one for name, (_, one) in configs.items()}, jobs, reporter):
-        if "error" in found:
-            reporter.say(f"{name}: {found['error']}")
-        runs[name] = {"varied": configs[name][0]} | found
-        _write(config.out, _gather({name: runs[name] for name in configs if name in runs}))
-    return _gather({name: runs[name] for name in configs})
-
-
-def read_vary(words: Sequence[str]) -> dict[str, list[str]]:
-    """Settings and values from words such as `seed=0,1,2`.
-
-    Raises:
-        ValueError: a word of another form, or a setting that is named twice.
-    """
-    vary: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, values = word.partition("=")
-        if not (name and equals and values):
-            raise ValueError(f"vary {word!r} names no values: give e.g. seed=0,1,2.")
-        if name in vary:
-            raise ValueError(f"vary names {name} twice: give all its values at once.")
-        vary[name] = values.split(",")
-    return vary
-
-
-def _types() -> dict[str, Any]:
-    """Settings that can vary, by their names on the command line."""
-    own = get_type_hints(RunConfig, include_extras=True)
-    nested = get_type_hints(EvaluationConfig, include_extras=True)
-    own = {f.name: own[f.name] for f in fields(RunConfig) if f.name not in ("out", "evaluation")}
-    return own | {f"evaluation.{f.name}": nested[f.name] for f in fields(EvaluationConfig)}
-
-
-def _known(name: str) -> str:
-    known = name.replace("-", "_")
-    if known in _types():
-        return known
-    near = difflib.get_close_matches(known, _types(), 1)
-    hint = f"did you mean {near[0]!r}?" if near else "`bilevel-distill run --help` lists them."
-    raise ValueError(f"vary {name!r} is no setting of a run that can vary: {hint}")
-
-
-def _values(name: str, values: Sequence[Any]) -> list[Any]:
-    if isinstance(values, str) or not len(values):
-        raise ValueError(f"vary {name}={values!r} is no list of values: give e.g. [0, 1].")
-    found = [_read(name, value) for value in values]
-    twice = [value for i, value in enumerate(found) if value in found[:i]]
-    if twice:
-        raise ValueError(f"vary {name} has {twice[0]} twice: give each value once.")
-    return found
-
-
-def _read(name: str, value: Any) -> Any:
-    """A value of the setting's type; words are read, others must be of the type already."""
-    kinds = list(_kinds(_types()[name]))
-    for kind in kinds:
-        try:
-            return _READERS.get(kind, _one_of(kind))(value)
-        except (ValueError, TypeError, KeyError):
-            continue
-    names = " or ".join(_NAMES.get(kind, str(kind)) for kind in kinds)
-    raise ValueError(f"vary {name}={value!r} is not of its type: give {names}.")
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    """The types and words that an annotation allows."""
-    if get_origin(hint) is Annotated:
-        yield from _kinds(get_args(hint)[0])
-    elif get_origin(hint) in (Union, UnionType):
-        for one in get_args(hint):
-            yield from _kinds(one)
-    elif get_origin(hint) is Literal:
-        yield from get_args(hint)
-    else:
-        yield hint
-
-
-def _one_of(word: Any):
-    def read(value: Any) -> Any:
-        if value != word:
-            raise ValueError
-        return value
-
-    return read
-
-
-def _none(value: Any) -> None:
-    if value is not None and value != "none":
-        raise ValueError
-
-
-def _bool(value: Any) -> bool:
-    return value if isinstance(value, bool) else {"true": True, "false": False}[value]
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
-        raise TypeError
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-_READERS: dict[Any, Any] = {
-    NoneType: _none, bool: _bool, int: _int, float: _float, str: _str
-}  # fmt: skip
-_NAMES = {
-    NoneType: "none", bool: "true or false", int: "a whole number", float: "a number", str: "a word"
-}  # fmt: skip
+    lock = hold_lock(
+        config.out / ".lock",
+        f"out={str(config.out)!r} is in use, another process is going on with this sweep: wait for "
+        "it or stop it, or give another --out.",
+    )
+    try:
+        runs: dict[str, Found] = {}
+        wanted = {name: one for name, (_, one) in configs.items()}
+        for name, found in _run_all(wanted, jobs, cluster, reporter):
+            if "error" in found:
+                reporter.say(f"{name}: {found['error']}")
+            runs[name] = {"varied": configs[name][0]} | found
+            _write(config.out, _gather({name: runs[name] for name in configs if name in runs}))
+        return _gather({name: runs[name] for name in configs})
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _folder_name(value: Any) -> str:
@@ -208,29 +122,77 @@ def _changed(config: RunConfig, varied: Mapping[str, Any], out: Path) -> RunConf
 
 
 def _run_all(
-    configs: Mapping[str, RunConfig], jobs: int, reporter: Reporter
+    configs: Mapping[str, RunConfig], jobs: int, cluster: str | None, reporter: Reporter
 ) -> Iterator[tuple[str, Found]]:
     """What each run found, as they end."""
-    if jobs == 1 or len(configs) == 1:
+    if cluster is None and (jobs == 1 or len(configs) == 1):
         for i, (name, config) in enumerate(configs.items(), 1):
             reporter.say(f"run {i} of {len(configs)}: {name}")
             yield _run_one(name, config, reporter)
             reporter.end()
         return
+    elsewhere = _in_processes(configs, jobs) if cluster is None else _on_cluster(configs, cluster)
+    reporter.begin("runs", len(configs), 0)
+    for name, found in elsewhere:
+        done = found.get("distilled")
+        reporter.advance(1, **({"accuracy": float(np.mean(done))} if done else {}))
+        yield name, found
+    reporter.end()
+
+
+def _in_processes(configs: Mapping[str, RunConfig], jobs: int) -> Iterator[tuple[str, Found]]:
     from joblib import Parallel, delayed
 
-    calls = (delayed(_run_beside_others)(name, config) for name, config in configs.items())
-    reporter.begin("runs", len(configs), 0)
     with warnings.catch_warnings():
         # What jax has compiled looks like a leak of memory to joblib: it starts a process afresh,
         # and says so.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        here = os.getpid()
+        calls = (delayed(_run_beside_others)(name, one, here) for name, one in configs.items())
         ended: Any = Parallel(jobs, return_as="generator_unordered")(calls)
-        for name, found in ended:
-            done = found.get("distilled")
-            reporter.advance(1, **({"accuracy": float(np.mean(done))} if done else {}))
-            yield name, found
-    reporter.end()
+        yield from ended
+
+
+def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tuple[str, Found]]:
+    """By Dask's own client: joblib's would run all here if there is but one worker, and wait for
+    ever for a run that its workers do not survive.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ValueError(
+            f"cluster={address!r} needs the package distributed: install "
+            "bilevel-distillation[cluster]."
+        ) from error
+    try:  # a client that finds nobody would try again for a minute at the end of the program
+        parts = urlsplit(address)
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20).close()
+        client = Client(address, timeout=20, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cluster={address!r} does not answer ({in_short(error)}): give the address of a Dask "
+            "scheduler, e.g. tcp://host:8786."
+        ) from error
+    with client:
+        workers: Any = client.nthreads()
+        threads = workers.values()
+        if not threads or max(threads) > 1:
+            raise ValueError(
+                f"cluster={address!r} has {len(threads)} workers with up to "
+                f"{max(threads, default=0)} threads: start some, each with --nthreads 1, as a run "
+                "needs a process to itself."
+            )
+        here = os.getcwd()
+        futures = {
+            client.submit(_run_elsewhere, name, config, here, pure=False): name
+            for name, config in configs.items()
+        }
+        for future in as_completed(futures, loop=client.loop, raise_errors=False):
+            if future.status == "finished":
+                yield future.result()
+            else:
+                reason = in_short(future.exception() or ValueError(future.status))
+                yield futures[future], {"error": reason}
 
 
 def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> tuple[str, Found]:
@@ -257,10 +219,40 @@ def _forget_programs() -> None:
         jax.clear_caches()
 
 
-def _run_beside_others(name: str, config: RunConfig) -> tuple[str, Found]:
-    """In a process of its own, which leaves memory of an accelerator to the others."""
+def _run_beside_others(name: str, config: RunConfig, parent: int) -> tuple[str, Found]:
+    """In a process of its own, which leaves memory of an accelerator to the others, and ends with
+    its parent.
+    """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    return _run_one(name, config)
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
+    _busy.set()
+    try:
+        return _run_one(name, config)
+    finally:
+        _busy.clear()
+
+
+def _end_with(parent: int) -> None:
+    """Stop this process as a signal would once its parent is gone, so that a run saves its state;
+    it is not to wait for more work then.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    latest = time.monotonic() + PATIENCE
+    while _busy.is_set() and time.monotonic() < latest:
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def _run_elsewhere(name: str, config: RunConfig, where: str) -> tuple[str, Found]:
+    """In a cluster's worker, as from the folder that the sweep was started in."""
+    try:
+        with contextlib.chdir(where):
+            return _run_one(name, config)
+    except (Interrupted, OSError) as error:
+        return name, {"error": str(error)}
 
 
 def _gather(runs: Mapping[str, Found]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The real images: where they are kept, and how a meta-iteration gets its batch of them."""
 
-import os
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from ._config import Storage
-from .data import Preprocessor
+from .data import Preprocessor, memory_of_machine
 
 Bytes = UInt8[Array, "n height width channels"]
 Images = Float[Array, "n height width channels"]
@@ -91,4 +89,4 @@ def _memory() -> int:
     known = jax.local_devices()[0].memory_stats()
     if known is not None and "bytes_limit" in known:
         return known["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_of_machine()

@@ -28,8 +28,8 @@ def from_json(text: str, where: Path) -> RunConfig:
     converter.register_structure_hook(Devices, _devices)
     try:
         return converter.structure(json.loads(text), RunConfig)
-    except (ClassValidationError, json.JSONDecodeError) as error:
-        reason = str(error)
+    except Exception as error:  # whatever a damaged file makes json and cattrs say
+        reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ClassValidationError):
             reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
         raise ValueError(

@@ -12,7 +12,9 @@ def resolve(config: RunConfig, image_shape: tuple[int, int, int], classes: int =
     images and its number of classes.
     """
     preset = _PRESETS.get(config.dataset, {})
-    filled = {**_by_shape(image_shape, config.ipc * classes), **_RATES[config.solve], **preset}
+    filled = {**_by_shape(image_shape), **_RATES[config.solve], **preset}
+    few = config.ipc * classes <= 1000
+    filled["flip"] = config.dataset in MIRRORED and image_shape[2] == 3 and few
     for name in ("iterations", "n_subset"):
         by_ipc = filled.pop(f"{name}_by_ipc", {})
         filled[name] = by_ipc.get(config.ipc, filled.get(name))
@@ -53,7 +55,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
 """Settings of the RCIG paper (table 7, appendix C) where it has the data set."""
 
 
-def _by_shape(image_shape: tuple[int, int, int], n: int) -> dict[str, Any]:
+MIRRORED = frozenset(
+    {"cifar10", "cifar100", "tiny_imagenet", "cub200", "imagenette", "imagewoof", "imagenet64"}
+)
+"""Whose images are as likely as their mirror images; of others that is not known."""
+
+
+def _by_shape(image_shape: tuple[int, int, int]) -> dict[str, Any]:
     height, _, channels = image_shape
     depth = 3 if height < 64 else 4 if height < 128 else 5
     colour = channels == 3
@@ -65,6 +73,5 @@ def _by_shape(image_shape: tuple[int, int, int], n: int) -> dict[str, Any]:
         padding=2 if (height == 28 and not colour) else 0,
         ridge_rate={3: 5e-4, 4: 5e-3, 5: 5e-2}[depth],
         zca=colour,
-        flip=colour and n <= 1000,
         smooth=depth == 3,
     )

@@ -46,7 +46,8 @@ class RunConfig:
             which are held fixed in a meta-gradient), instance, group (of 32) or layer.
         ridge_rate: ridge penalty divided by the number of distilled images.
         zca: whiten colour images.
-        flip: double the distilled set by its mirror images.
+        flip: double the distilled set by its mirror images; by default that of colour images known
+            to allow it (not a set of your own), up to 1000 of them.
         augment: change the distilled images at random in each meta-gradient.
         smooth: softplus(60 x)/60 instead of ReLU while distilling.
         solve: exact (linear algebra) or adam (the paper's way, rates tuned at the start).

@@ -1,6 +1,5 @@
 """What a run's folder says, gathered and put into the page."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,16 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from .._artifacts import one_line, read_bytes, write_whole
+from .._attack import TRAINED_ON, read_attack
 from .._config import RunConfig, resolve
 from .._console import in_words, percent, spread
 from .._distilled import DistilledSet
-from .._folder import RunFolder, write_whole
+from .._folder import RunFolder
 from .._history import Snapshot
 from .._pictures import has
 from ._images import make_gallery
 from ._labels import show_labels
 from ._plots import learning_plots, solver_plots
 from ._snippets import snippets
+
+_FOOTER = b"<footer>bilevel-distillation"
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,29 @@ def report(run_folder: str | os.PathLike[str], out: str | os.PathLike[str] | Non
         The file.
 
     Raises:
-        ValueError: if the folder holds no run, a file in it is damaged, or `out` is a folder.
+        ValueError: if the folder holds no run, a file in it is damaged, or `out` is a folder or
+            a file that is no page of a run.
     """
     folder = RunFolder(Path(run_folder))
     config = folder.read_config()
     path = folder.report if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"out={str(path)!r} is a folder: give a file, e.g. {path / 'run.html'}.")
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, _template().render(**_contents(folder, config)))
     return path
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise where a file would be lost that is no page of a run."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or _FOOTER not in read_bytes(path):
+        raise ValueError(
+            f"out={str(path)!r} is {'a link' if path.is_symlink() else 'no page of a run'}, which "
+            "is not replaced: move it away, or give another --out."
+        )
 
 
 def _template():
@@ -96,11 +112,12 @@ def _template():
 
 def _contents(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     records = folder.read_metrics()
-    distilled = DistilledSet.load_npz(folder.distilled) if folder.distilled.exists() else None
+    distilled = folder.read_distilled() if folder.distilled.exists() else None
     history = folder.history.read()
     done = max([r["iteration"] for r in records] + [one.iteration for one in history], default=0)
     if distilled is not None:  # the whole of what the last snapshot has at most 100 images of
-        done = max(done, distilled.provenance.get("iterations", 0))
+        iterations = distilled.provenance.get("iterations")
+        done = max(done, iterations if type(iterations) is int else 0)
         history = [one for one in history if one.iteration < done]
         history.append(Snapshot.of(distilled, done))
     rows = _results(folder, config)
@@ -112,7 +129,7 @@ def _contents(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         curve = [*records, {"iteration": done} | last]
     subset = rows[0].random_subset if rows else None
     return {
-        "title": f"{PurePath(config.dataset).name}, distilled",
+        "title": f"{one_line(PurePath(config.dataset).name)}, distilled",
         "config": config,
         "total": config.iterations,
         "done": done,
@@ -166,42 +183,29 @@ def _results(folder: RunFolder, config: RunConfig) -> list[Row]:
         return []
     own = config.evaluation
     rows = [_row(f"{own.network}, norm: {own.norm or config.norm}", results)]
-    if folder.evaluations.exists():
-        try:
-            for one in json.loads(folder.evaluations.read_text(encoding="utf-8")):
-                rows.append(_row(f"{one['network']}, norm: {one['norm']}", one))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{str(folder.evaluations)!r} is not a list of evaluations "
-                f"({type(error).__name__}: {error}): delete it, and evaluate again."
-            ) from error
+    for one in folder.read_evaluations():
+        rows.append(_row(f"{one['network']}, norm: {one['norm']}", one))
     return rows
 
 
 def _attack(folder: RunFolder) -> dict[str, Any] | None:
     """What membership inference found: networks, and rows of figures for each training set."""
-    if not folder.attack.exists():
+    results = read_attack(folder)
+    if results is None:
         return None
-    try:
-        results = json.loads(folder.attack.read_text(encoding="utf-8"))
-        kinds = [results[kind] for kind in ("distilled", "random_subset", "real_data")]
-        if not all(kinds):  # an attack that has only begun
-            return None
-        rows = [
-            (in_words(name), [spread([one["auc"][name] for one in kind]) for kind in kinds])
-            for name in kinds[0][0]["auc"]
-        ]
-        accuracies = [percent([one["test_accuracy"] for one in kind]) for kind in kinds]
-        return {
-            "rows": [*rows, ("test accuracy", accuracies)],
-            "networks": [len(kind) for kind in kinds],
-            "members": results["settings"]["members"],
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(folder.attack)!r} is not what an attack leaves ({type(error).__name__}: "
-            f"{error}): delete it, and attack again."
-        ) from error
+    kinds = [results[kind] for kind in TRAINED_ON]
+    if not all(kinds):  # an attack that has only begun
+        return None
+    rows = [
+        (in_words(name), [spread([one["auc"][name] for one in kind]) for kind in kinds])
+        for name in kinds[0][0]["auc"]
+    ]
+    accuracies = [percent([one["test_accuracy"] for one in kind]) for kind in kinds]
+    return {
+        "rows": [*rows, ("test accuracy", accuracies)],
+        "networks": [len(kind) for kind in kinds],
+        "members": results["settings"]["members"],
+    }
 
 
 def _row(network: str, results: Mapping[str, Any]) -> Row:

@@ -8,11 +8,15 @@ _NUMPY = """import numpy as np
 with np.load("distilled.npz") as file:
     stored = {{name.removeprefix("preprocess_"): file[name] for name in file.files}}
 images, labels = stored["images"], stored["labels"]
-{flip}
+{beside}{flip}
 
 def preprocess(pictures):  # uint8 [n, {shape}] to float32, as the images are
     x = (pictures / np.float32(255) - stored["mean"]) / stored["std"]
 {whiten}    return x
+"""
+
+_BESIDE = """with np.load("preprocess.npz") as file:
+    stored["whitening"] = file["whitening"]
 """
 
 _DATASETS = """import numpy as np
@@ -38,6 +42,7 @@ def snippets(distilled: DistilledSet) -> list[tuple[str, str]]:
     flip = FLIP_CODE if distilled.flip else ""
     numpy = _NUMPY.format(
         flip=flip,
+        beside="" if distilled.preprocessor.whitening is None else _BESIDE,
         shape=", ".join(map(str, distilled.images.shape[1:])),
         whiten=whiten_code(distilled.preprocessor.stride),
     )

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32
 
+from ._rows import Rows
+from ._words import same_split
+
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, Features
+    from datasets import Features
 else:  # heavy imports wait until they are used
-    Dataset = DatasetDict = Features = Any
+    Features = Any
 
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 _LABEL_NAMES = ("label", "labels", "class", "target")
@@ -66,10 +69,10 @@ def find_label_column(features: Features, asked: str | None, image_column: str, 
     return usual[0]
 
 
-def find_train_split(splits: DatasetDict, asked: str | None, name: str) -> str:
+def find_train_split(splits: Mapping[str, Rows], asked: str | None, name: str) -> str:
     """The split to distil: the one asked for, else `train`, else the only one."""
     if asked is not None:
-        return _present(asked, splits, "train_split", name)
+        return _split(asked, splits, "train_split", name)
     if "train" in splits:
         return "train"
     if len(splits) == 1:
@@ -81,66 +84,90 @@ def find_train_split(splits: DatasetDict, asked: str | None, name: str) -> str:
 
 
 def find_test_split(
-    splits: DatasetDict, asked: str | None, train_split: str, name: str
+    splits: Mapping[str, Rows], asked: str | None, train_split: str, name: str
 ) -> str | None:
     """The split to evaluate on: the one asked for, else by the usual names, else None."""
     if asked is None:
         usual = (split for split in _TEST_SPLITS if split in splits and split != train_split)
         return next(usual, None)
-    if asked == train_split:
+    found = _split(asked, splits, "test_split", name)
+    if found == train_split:
         raise ValueError(
             f"test_split is {asked!r}, the split that is trained on; choose another one of "
             f"{_listed(splits)}, or leave it out to hold out a fifth."
         )
-    return _present(asked, splits, "test_split", name)
+    return found
 
 
-def read_class_names(rows: Dataset, column: str) -> tuple[str, ...]:
+def read_class_names(rows: Rows, column: str) -> tuple[str, ...]:
     """The names in the ClassLabel feature, else the sorted distinct values of the column."""
-    import datasets
-
-    feature = rows.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names)
-    return tuple(str(value) for value in sorted(v for v in rows.unique(column) if v is not None))
+    names = _label_names(rows, column)
+    if names is not None:
+        return names
+    values = {value for value in rows.values(column) if value is not None}
+    return tuple(str(value) for value in sorted(values))
 
 
 def read_labels(
-    rows: Dataset, column: str, class_names: Sequence[str], where: str
+    rows: Rows, column: str, class_names: Sequence[str], where: str
 ) -> Int32[np.ndarray, " n"]:
-    """The class of each row, as a position in `class_names`.
+    """The class of each row, as a position in `class_names`: found by name, because splits may
+    number their classes differently.
 
     Raises:
-        ValueError: if a label is missing, negative, too large or none of `class_names`.
+        ValueError: if a label is missing, or its name is none of `class_names`.
     """
-    import datasets
-
-    table: Any = rows.select_columns([column]).with_format("arrow")[:]
-    values = table.column(column).to_pylist()
-    if isinstance(rows.features[column], datasets.ClassLabel):
-        labels = [-1 if value is None else value for value in values]
-        wrong = sorted({label for label in labels if not 0 <= label < len(class_names)})
+    place = {name: i for i, name in enumerate(class_names)}
+    values = rows.values(column)
+    names = _label_names(rows, column)
+    if names is None:
+        found = {value: _place_of(value, place) for value in set(values)}
     else:
-        place = {name: i for i, name in enumerate(class_names)}
-        wrong = sorted({value for value in values if _unusable(value, place)}, key=str)
-        labels = [place.get(str(value), -1) for value in values]
+        found = {
+            value: place.get(names[value], -1)
+            if value is not None and 0 <= value < len(names)
+            else -1
+            for value in set(values)
+        }
+    wrong = sorted((value for value, label in found.items() if label < 0), key=str)
     if wrong:
+        named = [_called(value, names) for value in wrong[:3]]
         raise ValueError(
-            f"label column {column!r} of {where} holds {_listed(wrong[:3])}, none of the "
+            f"label column {column!r} of {where} holds {_listed(named)}, none of the "
             f"{len(class_names)} classes of the training split; choose a labelled split with "
             "train_split= or test_split=, or another label_column=."
         )
-    return np.array(labels, np.int32)
+    return np.array([found[value] for value in values], np.int32)
 
 
-def _unusable(value: Any, place: Mapping[str, int]) -> bool:
+def _label_names(rows: Rows, column: str) -> tuple[str, ...] | None:
+    import datasets
+
+    if column not in rows.features:
+        return None
+    feature = rows.features[column]
+    if isinstance(feature, datasets.ClassLabel) and feature.names is not None:
+        return tuple(feature.names)
+    return None
+
+
+def _called(value: Any, names: Sequence[str] | None) -> Any:
+    known = names is not None and value is not None and 0 <= value < len(names)
+    return names[value] if known else value  # pyright: ignore
+
+
+def _place_of(value: Any, place: Mapping[str, int]) -> int:
     negative = isinstance(value, int) and value < 0
-    return value is None or negative or str(value) not in place
+    return -1 if value is None or negative else place.get(str(value), -1)
 
 
 def _is_label(feature: Any) -> bool:
     dtype = str(getattr(feature, "dtype", ""))
     return dtype in ("string", "large_string", "bool") or dtype.startswith(("int", "uint"))
+
+
+def _split(asked: str, splits: Mapping[str, Rows], argument: str, name: str) -> str:
+    return same_split(asked, list(splits)) or _present(asked, splits, argument, name)
 
 
 def _present(asked: str, among: Mapping[Any, Any], argument: str, name: str) -> str:

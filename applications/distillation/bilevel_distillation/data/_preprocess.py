@@ -102,20 +102,13 @@ class Preprocessor:
         _check_pixels(images)
         if zca and not regularization > 0:
             raise ValueError(f"regularization is {regularization}; give a positive number.")
-        height, width, channels = images.shape[1:]
-        fitting = (s for s in _strides(height, width) if height * width * channels <= _MOST * s**2)
-        stride = next(fitting, None)
-        if zca and stride is None:
-            raise ValueError(
-                f"zca needs a matrix of {height * width * channels} x {height * width * channels} "
-                f"for images of shape {images.shape[1:]}, which no small stride splits evenly; "
-                "load them at another resolution or set zca=False."
-            )
+        shape = images.shape[1:]
+        values = whitened_values(shape) if zca else 0
         mean, std = _channel_statistics(images)
-        standardise = cls(mean, std, images.shape[1:])
-        if not zca or stride is None:
+        standardise = cls(mean, std, shape)
+        if not zca:
             return standardise
-        values = height * width * channels // stride**2
+        stride = round((images[0].size / values) ** 0.5)
         covariance = np.zeros((values, values))
         for start in range(0, len(images), _BLOCK):
             block = _split(standardise(images[start : start + _BLOCK]), stride)
@@ -124,7 +117,7 @@ class Preprocessor:
         covariance[np.diag_indices(values)] += regularization * np.trace(covariance) / values
         roots, vectors = np.linalg.eigh(covariance)
         whitening = (vectors * roots**-0.5) @ vectors.T
-        return cls(mean, std, images.shape[1:], whitening.astype(np.float32))
+        return cls(mean, std, shape, whitening.astype(np.float32))
 
     def __call__(self, images: np.ndarray) -> Float32[np.ndarray, "n height width channels"]:
         """Images, uint8 [n, height, width, channels], as networks are trained on them.
@@ -199,6 +192,24 @@ class Preprocessor:
                 f"images have shape {images.shape}, but the preprocessor was fitted to images of "
                 f"shape {self.image_shape}; give [n, *{self.image_shape}]."
             )
+
+
+def whitened_values(image_shape: tuple[int, ...]) -> int:
+    """The rows of the matrix that images of this shape are whitened by.
+
+    Raises:
+        ValueError: if images are too large for one.
+    """
+    height, width, channels = image_shape
+    values = height * width * channels
+    fitting = (values // s**2 for s in _strides(height, width) if values <= _MOST * s**2)
+    found = next(fitting, None)
+    if found is None:
+        raise ValueError(
+            f"zca needs a matrix of {values} x {values} for images of shape {image_shape}, which "
+            "no small stride splits evenly; load them at another resolution or set zca=False."
+        )
+    return found
 
 
 def _strides(height: int, width: int) -> list[int]:

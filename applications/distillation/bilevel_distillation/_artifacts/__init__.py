@@ -1,0 +1,29 @@
+"""Files that are written whole and read with care: nothing else opens what is read back."""
+
+from ._arrays import names_in as names_in
+from ._arrays import read_arrays as read_arrays
+from ._arrays import write_arrays as write_arrays
+from ._lines import append_lines as append_lines
+from ._lines import read_lines as read_lines
+from ._lines import write_lines as write_lines
+from ._lock import hold_lock as hold_lock
+from ._reading import Damaged as Damaged
+from ._reading import Unreadable as Unreadable
+from ._reading import finite as finite
+from ._reading import guarded as guarded
+from ._reading import in_short as in_short
+from ._reading import parse_json as parse_json
+from ._reading import read_bytes as read_bytes
+from ._reading import sha256_of as sha256_of
+from ._sums import Sums as Sums
+from ._sums import differing as differing
+from ._text import one_line as one_line
+from ._writing import Unwritten as Unwritten
+from ._writing import drop_leftovers as drop_leftovers
+from ._writing import is_leftover as is_leftover
+from ._writing import move_aside as move_aside
+from ._writing import sync_folder as sync_folder
+from ._writing import unfinished_name as unfinished_name
+from ._writing import whole_file as whole_file
+from ._writing import write_whole as write_whole
+from ._writing import writing as writing
