@@ -45,6 +45,7 @@ class Settings:
         kills: how many, in all.
         each: of them on one run before it is finished.
         flips: of bits in each file.
+        files: of a checkpoint that may not be read, one at a time.
         disks: that are full, of sizes from almost nothing to almost enough.
         seed: of what is random.
     """
@@ -53,6 +54,7 @@ class Settings:
     kills: int = 60
     each: int = 4
     flips: int = 300
+    files: int = 8
     disks: int = 12
     seed: int = 0
 
@@ -206,7 +208,8 @@ def unreadable(scene: Scene, settings: Settings) -> dict[str, Any]:
     steps = sorted(present, key=lambda path: int(path.name))
     assert len(steps) == 2, steps
     files = [path for path in sorted(steps[-1].rglob("*")) if path.is_file()]
-    kinds: list[list[Path]] = [[path] for path in files]
+    chosen = random.Random(settings.seed).sample(files, min(settings.files, len(files)))
+    kinds: list[list[Path]] = [[path] for path in chosen]
     kinds += [files, [steps[-1]], [steps[-1].parent], [p for s in steps for p in s.rglob("*")]]
     for chosen in kinds:
         out = scene.folder / "unreadable"
