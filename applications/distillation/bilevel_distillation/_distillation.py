@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +19,7 @@ from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
 from ._training_data import Training, Transform, choose_storage
+from ._version import own_version
 from .data import ImageData, Preprocessor, check_images_per_class, load, sample
 
 WATCH_EVERY = 50
@@ -178,7 +178,7 @@ class Distillation:
                 "seed": config.seed,
                 "iterations": self.iteration,
                 **self._describe_network(),
-                "version": version("bilevel-distillation"),
+                "version": own_version(),
             },
         )
 
