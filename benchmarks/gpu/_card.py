@@ -15,7 +15,7 @@ LARGE = 1 << 16
 """Bytes from which a constant in a program is worth a word: folding it takes XLA its time."""
 
 HOST = re.compile(r"callback|infeed|outfeed|send-to-host|recv-from-host", re.IGNORECASE)
-CONSTANT = re.compile(r"constant dense<(?P<values>[\"\[]).*?> : tensor<(?P<type>[^>]+)>")
+CONSTANT = re.compile(r"constant dense(?:<[\"\[]|_resource<).*?> : tensor<(?P<type>[^>]+)>")
 BITS = re.compile(r"(?:f|bf|i|ui|complex<f)(\d+)$")
 
 
@@ -66,7 +66,9 @@ def compilations() -> Iterator[list[str]]:
 
 
 def peak_memory() -> int | None:
-    """Bytes that this process has held on the card at once; None where the backend does not say."""
+    """Bytes that this process has held on the card at once, for what XLA tried out while compiling
+    too; None where the backend does not say.
+    """
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 

@@ -31,7 +31,7 @@ def small(sizes: Sizes) -> Iterator[Made]:
     yield partial(ridge, size, rows)
     yield partial(logistic, size, rows, sizes.fitted)
     yield lambda: held(peers.small_network(1, rows), 0.15, sizes.fitted)
-    yield lambda: held(peers.small_convnet(1, rows // 5), 0.03, sizes.fitted)
+    yield lambda: held(peers.small_convnet(1, rows // 5), 0.1, sizes.fitted)
 
 
 def large(sizes: Sizes) -> Iterator[Made]:

@@ -23,7 +23,7 @@ def _right(held: dict[str, Any]) -> None:
     if "toolkit" in held:
         table(held["toolkit"]["columns"], [_rounded(row) for row in held["toolkit"]["rows"]])
     for images, case in held.get("meta_gradient", {}).items():
-        print(f"\nRCIG's meta-gradient, {images} images")
+        print(f"\nRCIG's meta-gradient, {images} images, against {case['reference']}")
         table(case["columns"], [_rounded(row) for row in case["rows"]])
         if "one program and parts" in case:
             print("one program and parts:", _said(case["one program and parts"]))

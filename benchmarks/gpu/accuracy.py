@@ -24,7 +24,7 @@ from .speed import FILE as SPEED
 
 FILE = "gpu_accuracy"
 PRECISION = "tensorfloat32"
-"""Of the distillation; the judges train in float32."""
+"""Of the distillation, and of the judges."""
 
 FOR_JUDGING = 60.0
 """Seconds that are kept for judges, and for what was compiled too slowly."""
@@ -61,7 +61,7 @@ def accuracy(task: Task, ipc: int, most_seconds: float) -> None:
     write()
     held = hold(data, preprocessor)
     task.begin("judging it", needs=5)
-    with jax.default_matmul_precision("float32"):
+    with jax.default_matmul_precision(PRECISION):
         found["accuracies"] = judge(one.config, held, distilled)
         write()
         if ipc == 1:
@@ -84,7 +84,8 @@ def accuracy(task: Task, ipc: int, most_seconds: float) -> None:
 
 def fitting(known: dict[str, Any], seconds: float, otherwise: int, most: int) -> int:
     """Meta-iterations for so many seconds, by the speed that was measured in the same run."""
-    way = known.get("ways", {}).get(f"exact, {PRECISION}")
+    ways = known.get("ways", {})
+    way = ways.get(f"exact, {PRECISION}") or ways.get("exact, float32")
     if way is None:
         return otherwise
     left = seconds - 1.1 * way["first call, s"]
