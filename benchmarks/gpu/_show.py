@@ -73,6 +73,9 @@ def _peers(held: dict[str, Any]) -> None:
         for row in one["rows"]
     ]
     table(["problem", "contestant", "error", "ms", "times ours"], rows)
+    for one in held["peers"]["results"]:
+        if "failed" in one:
+            print(one["problem"], "is left out:", one["failed"])
 
 
 def _spread(fractions: list[float]) -> tuple[float, float]:

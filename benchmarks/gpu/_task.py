@@ -74,11 +74,11 @@ TINY = Sizes(
     iterations=(12, 12),
     networks=2,
     judge_steps=6,
-    marks=(0.3,),
+    marks=(0.0,),
     small=(500, 100),
     linear=((2_000, 20),),
     wider=1,
-    rows=10,
+    rows=40,
     fitted=30,
 )
 

@@ -81,6 +81,24 @@ def test_the_stages_share_the_time_and_what_others_left(conductor, used):
         assert given["peers"] == script.STAGES["peers"].most
 
 
+@pytest.mark.parametrize(
+    ("program", "seconds", "how"),
+    [
+        ("import sys; sys.stdin.readline(); sys.exit(3)", 60.0, "failed: exit code 3"),
+        ("import time; time.sleep(600)", 0.0, "ended from outside: its time was up"),
+        ("import time; time.sleep(600)", -1.0, "not begun: no time was left"),
+    ],
+)
+def test_a_stage_that_dies_or_hangs_is_told_and_gone(program, seconds, how, conductor, monkeypatch):
+    script, one = conductor
+    monkeypatch.setattr(script, "GRACE", 0.1)
+    monkeypatch.setattr(script, "LEAST", 0.0)
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, text=True)
+    with process:
+        assert one.see_through(process, seconds) == how
+        assert process.poll() is not None
+
+
 def test_a_stage_stops_before_what_it_has_no_time_for(tmp_path, capsys):
     task_module = importlib.import_module("gpu._task")
     task = task_module.Task("one", tmp_path, tmp_path, tmp_path, task_module.TINY, np.inf)
