@@ -39,7 +39,7 @@ def large(sizes: Sizes) -> Iterator[Made]:
     yield partial(ridge, *sizes.linear[0])
     wider, rows = sizes.wider, sizes.rows
     yield lambda: held(peers.small_network(wider, 5 * rows), 0.15, sizes.fitted)
-    yield lambda: held(peers.small_convnet(wider, rows), 0.1, sizes.fitted)
+    yield lambda: held(peers.small_convnet(wider, rows), sizes.held, sizes.fitted)
     for size, rows in sizes.linear:
         yield partial(logistic, size, rows, sizes.fitted)
     for size, rows in sizes.linear[1:]:

@@ -30,6 +30,7 @@ class Sizes:
         small: parameters and rows of the problems whose gradients are judged.
         linear: the same of the linear problems that peers are timed on.
         wider, rows: of the networks there.
+        held: how strongly the convolutions there are held where they begin.
         fitted: steps of descent towards their solutions.
     """
 
@@ -55,6 +56,7 @@ class Sizes:
     )  # fmt: skip
     wider: int = 10
     rows: int = 1000
+    held: float = 0.1
     fitted: int = 200
 
 
@@ -78,7 +80,8 @@ TINY = Sizes(
     small=(500, 100),
     linear=((2_000, 20),),
     wider=1,
-    rows=40,
+    rows=10,
+    held=0.3,
     fitted=30,
 )
 
