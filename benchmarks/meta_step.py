@@ -136,15 +136,20 @@ def make_problem(case: str, arguments: Arguments) -> Problem:
         pool_size=1,
         flip=False,
     )
-    one = Distillation(config, some(dataset))
-    member = take(one.state.pool, jnp.asarray(0))
-    for _ in range(arguments.trained):
-        member = train_step(member, one.recipe.pool_optimiser, one.state.coreset, False, 32)
+    return problem_of(Distillation(config, some(dataset)), arguments.trained, arguments.pool_steps)
+
+
+def problem_of(one: Distillation, trained: int, pool_steps: int) -> Problem:
+    """Its first meta-iteration, by a network that has been trained for some steps."""
+    member, method = take(one.state.pool, jnp.asarray(0)), one.recipe.method
+    for _ in range(trained):
+        member = train_step(
+            member, one.recipe.pool_optimiser, one.state.coreset, method.flip, method.microbatch
+        )
     state = eqx.tree_at(lambda s: s.pool, one.state, put(one.state.pool, jnp.asarray(0), member))
-    rows = np.random.default_rng(0).choice(len(one.training.images), arguments.batch, replace=False)
-    draws = Draws(
-        jnp.asarray(0), jnp.asarray(arguments.pool_steps), jnp.asarray(rows), jax.random.key(0)
-    )
+    total, batch = len(one.training.images), one.recipe.batch_size
+    rows = np.random.default_rng(0).choice(total, batch, replace=False)
+    draws = Draws(jnp.asarray(0), jnp.asarray(pool_steps), jnp.asarray(rows), jax.random.key(0))
     targets = jax.nn.one_hot(one.training.labels[rows], one.training.classes)
     images = one.training.images[rows]
     return Problem(one.recipe, one.training, state, draws, member.network, images, targets)
@@ -268,7 +273,8 @@ def transcribed(problem: Problem, settings, plain) -> Way:
 def tuned(problem: Problem):
     """Rates for Adam, and the network that has XLA's own convolutions."""
     plain = transcription.PlainConvNet.of(problem.network)
-    settings = transcription.Settings(ridge_rate=problem.recipe.method.ridge_rate)
+    method = problem.recipe.method
+    settings = transcription.Settings(ridge_rate=method.ridge_rate, flip=method.flip)
     batch = problem.images, problem.targets
     return transcription.tune(settings, plain, problem.state.coreset, *batch), plain
 

@@ -205,27 +205,27 @@ def data_cleaning() -> Problem:
     )
 
 
-def small_network() -> Problem:
+def small_network(wider: int = 1, rows: int = 500, decay: float = 1e-3) -> Problem:
     """A multi-layer perceptron, a weight decay per layer."""
-    rng, widths = np.random.default_rng(0), (32, 64, 64, 10)
+    rng, widths = np.random.default_rng(0), (32, 64 * wider, 64 * wider, 10)
     teacher = glorot(rng, [(32, 64), (64, 10)])
-    x, x_val = rng.normal(size=(2, 500, 32))
+    x, x_val = rng.normal(size=(2, rows, 32))
     y, y_val = (teach(rng, np.tanh(3 * a @ teacher[0]) @ teacher[1]) for a in (x, x_val))
     weights = glorot(rng, zip(widths, widths[1:], strict=False))
     theta = tuple(leaf for w in weights for leaf in (w, np.zeros(w.shape[1])))
-    psi, inner, outer = np.log([1e-3, 1e-3, 1e-3]), inner_of(network), outer_of(network)
+    psi, inner, outer = np.log([decay] * 3), inner_of(network), outer_of(network)
     return Problem("network", inner, outer, theta, psi, (x, y), (x_val, y_val))
 
 
-def small_convnet() -> Problem:
-    """Two convolutions and a linear layer on 100 images of 12 x 12, a weight decay per layer."""
-    rng = np.random.default_rng(0)
-    theta = glorot(rng, [(3, 3, 3, 8), (3, 3, 8, 16), (16, 10)])
-    x, x_val = rng.normal(size=(2, 100, 12, 12, 3))
+def small_convnet(wider: int = 1, rows: int = 100, decay: float = 3e-2) -> Problem:
+    """Two convolutions and a linear layer on images of 12 x 12, a weight decay per layer."""
+    rng, (first, second) = np.random.default_rng(0), (8 * wider, 16 * wider)
+    theta = glorot(rng, [(3, 3, 3, first), (3, 3, first, second), (second, 10)])
+    x, x_val = rng.normal(size=(2, rows, 12, 12, 3))
     teacher = glorot(rng, [leaf.shape for leaf in theta])
     y, y_val = (teach(rng, 20 * np.asarray(convolutions(JAX, teacher, a))) for a in (x, x_val))
     inner, outer = inner_of(convolutions), outer_of(convolutions)
-    psi = np.log([3e-2, 3e-2, 3e-2])
+    psi = np.log([decay] * 3)
     return Problem("convolutions", inner, outer, tuple(theta), psi, (x, y), (x_val, y_val))
 
 
@@ -277,9 +277,7 @@ class Reference:
 def solve_exactly(problem: Problem, error: float) -> tuple[Problem, Reference]:
     with jax.enable_x64(True):
         problem = replace(problem, theta=_minimise(problem))
-        theta, psi, train, validation = _arrays(problem, np.float64)
-        g = jax.jit(jax.grad(lambda t: problem.outer(JAX, t, *validation)))(theta)
-        iterates = list(_conjugate_gradients(problem, theta, psi, train, g))
+        iterates = [(r, np.asarray(grad), b) for r, grad, b in conjugate_gradients(problem)]
     exact = iterates[-1][1]
     errors = [np.linalg.norm(grad - exact) / np.linalg.norm(exact) for _, grad, _ in iterates]
     # The first step after which no error is above it.
@@ -290,8 +288,8 @@ def solve_exactly(problem: Problem, error: float) -> tuple[Problem, Reference]:
 
 
 def _minimise(problem):
-    start, unravel = ravel_pytree(_arrays(problem, np.float64)[0])
-    _, psi, train, _ = _arrays(problem, np.float64)
+    start, unravel = ravel_pytree(arrays(problem, np.float64)[0])
+    _, psi, train, _ = arrays(problem, np.float64)
 
     def loss(flat, psi, train):
         return problem.inner(JAX, unravel(flat), psi, *train)
@@ -321,8 +319,12 @@ def _minimise(problem):
     return tuple(np.asarray(leaf) for leaf in unravel(jnp.asarray(found.x)))
 
 
-def _conjugate_gradients(problem, theta, psi, train, g):
-    """(residual, hypergradient, curvature along the residual) of each step, until 1e-12."""
+def conjugate_gradients(problem: Problem):
+    """(residual, hypergradient, curvature along the residual) of each step, until 1e-12; to be
+    called with 64-bit numbers.
+    """
+    theta, psi, train, validation = arrays(problem, np.float64)
+    g = jax.jit(jax.grad(lambda t, *given: problem.outer(JAX, t, *given)))(theta, *validation)
     flat, unravel = ravel_pytree(g)
 
     @jax.jit
@@ -348,12 +350,12 @@ def _conjugate_gradients(problem, theta, psi, train, g):
         if not curvature > 0:
             raise RuntimeError(f"{problem.name}: theta* is not a strict minimum")
         residual = float(jnp.linalg.norm(state[1]) / jnp.linalg.norm(flat))
-        yield residual, np.asarray(grad), float(bound)
+        yield residual, grad, float(bound)
         if residual < 1e-12:
             return
 
 
-def _arrays(problem, dtype):
+def arrays(problem, dtype):
     def convert(tree):
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
@@ -393,7 +395,7 @@ def jax_losses(problem):
 
 def ours(problem: Problem, reference: Reference, jit: bool) -> Contestant:
     inner, outer = jax_losses(problem)
-    theta, psi, train, validation = _arrays(problem, np.float32)
+    theta, psi, train, validation = arrays(problem, np.float32)
     inverse = CG(rtol=reference.rtol, max_steps=reference.steps + 20)
     compute = hypergradient(outer, inner, solver=lambda _, start: start, inverse_hvp=inverse)
 
@@ -420,7 +422,7 @@ def jaxopt_root(problem: Problem, reference: Reference) -> Contestant:
         root = custom_root(optimality, solve=solve)(lambda theta, psi: theta)
         return jax.grad(lambda psi: outer(root(theta, psi), psi, *validation))(psi)
 
-    return compiled(gradient, *_arrays(problem, np.float32))
+    return compiled(gradient, *arrays(problem, np.float32))
 
 
 def _optimistix_root(inputs):
@@ -451,7 +453,7 @@ def optimistix_adjoint(problem: Problem, reference: Reference) -> Contestant:
 
         return jax.grad(through)(psi)
 
-    return compiled(gradient, *_arrays(problem, np.float32))
+    return compiled(gradient, *arrays(problem, np.float32))
 
 
 def _tensors(problem):

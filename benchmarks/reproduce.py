@@ -1,4 +1,4 @@
-"""The rows of the RCIG paper's tables 2 and 4, each under a time budget; for a GPU.
+"""The rows of the RCIG paper's tables 2 and 4, each under a budget; for a GPU.
 
 Per row (data set and images per class) the paper's network, batch and number of meta-iterations,
 or as many of these as fit into `--minutes` (the first few are timed), then five networks trained
@@ -7,12 +7,18 @@ paper's accuracy was reached, by one network at each of `--points` marks.
 
     python benchmarks/reproduce.py --rows cifar10/1 cifar10/10 --minutes 10
 
-Resumable: each row is a run of `bilevel-distill` in its own folder under `--out`, which goes on
-where it was stopped; rows that the result file holds are skipped. `--width 8 --batch-size 64
---rows mnist/1 --minutes 1` is a try on a CPU.
+Resumable: each row and seed is a run of `bilevel-distill` in its own folder under `--out`, which
+goes on where it was stopped; those that the result file holds are skipped, `--again` aside.
+
+On a CPU it is width that costs: `--width 32 --judge-width 128` distils by a narrow network, and
+judges by the paper's as well. `--width 8 --batch-size 64 --rows mnist/1 --minutes 1` is a try.
 """
 
 import json
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +27,7 @@ import numpy as np
 import tyro
 from _report import RESULTS, table, write
 
-from bilevel_distillation import EvaluationConfig, RunConfig, run
+from bilevel_distillation import EvaluateConfig, EvaluationConfig, RunConfig, reevaluate, run
 from bilevel_distillation.engine import estimate
 
 PAPER = {
@@ -47,92 +53,186 @@ class Arguments:
     Attributes:
         rows: data set and images per class.
         minutes: of distillation, each row; 0: the paper's number of meta-iterations.
+        iterations: so many instead.
         width: of the network.
         batch_size: real images in a meta-iteration; None: the paper's.
         precision: of convolutions and matrix products: float32, tensorfloat32 or bfloat16.
         points: of the learning curve.
         repeats: networks trained for the accuracy at the end.
-        seed: of everything random.
+        judge_width: of a second judge's networks, which see the distilled set alone.
+        judge_repeats: how many of them; None: as many as of the first's.
+        seeds: of everything random, each a run of its own.
         out: the runs' folder.
+        again: measure anew what the result file holds.
     """
 
     rows: tuple[str, ...] = ROWS
     minutes: float = 10
+    iterations: int | None = None
     width: int = 128
     batch_size: int | None = None
     precision: str = "float32"
     points: int = 20
     repeats: int = 5
-    seed: int = 0
+    judge_width: int | None = None
+    judge_repeats: int | None = None
+    seeds: tuple[int, ...] = (0,)
     out: Path = Path("runs/reproduce")
+    again: bool = False
 
 
 def main(arguments: Arguments) -> None:
     path = RESULTS / "reproduce.json"
-    held = json.loads(path.read_text())["rows"] if path.exists() else {}
     for row in arguments.rows:
-        if row not in held:
-            held[row] = distil(row, arguments)
-            write("reproduce", {"rows": held})
+        held = json.loads(path.read_text())["rows"] if path.exists() else {}
+        runs = {} if arguments.again else held.get(row, {}).get("runs", {})
+        if row in held and not runs and not arguments.again:
+            continue  # of before there were seeds
+        for seed in arguments.seeds:
+            if str(seed) in runs:
+                continue
+            runs[str(seed)] = distil(row, seed, arguments)
+            held[row] = summary(row, runs, arguments)
+            write("reproduce", {"rows": {name: held[name] for name in ROWS if name in held}})
             print(row, held[row], flush=True)
-    columns = ["seconds an iteration", "iterations", "minutes", "random subset, %", "accuracy, %",
-               "paper, %", "minutes to the paper's"]  # fmt: skip
-    table(
-        ["row", *columns],
-        [
-            [row, *("" if one[name] is None else one[name] for name in columns)]
-            for row, one in held.items()
-        ],
-    )
+    show(json.loads(path.read_text())["rows"])
 
 
-def distil(row: str, arguments: Arguments) -> dict[str, Any]:
-    dataset, ipc = row.split("/")
-    config = RunConfig(
-        dataset=dataset,
-        ipc=int(ipc),
-        out=arguments.out / dataset / ipc,
-        width=arguments.width,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,  # pyright: ignore[reportArgumentType]
-        curve_points=arguments.points,
-        seed=arguments.seed,
-        evaluation=EvaluationConfig(repeats=arguments.repeats),
-    )
-    config = replace(config, iterations=iterations(config, arguments.minutes))
-    results = run(config)
+def distil(row: str, seed: int, arguments: Arguments) -> dict[str, Any]:
+    config = run_config(row, seed, arguments)
+    with processor_time(config.out.with_suffix(".seconds")) as spent:
+        config = replace(config, iterations=iterations(config, arguments))
+        results = run(config)
+        if arguments.judge_width is not None:
+            judged = reevaluate(EvaluateConfig(
+                config.out, width=arguments.judge_width, baseline=False, seed=seed,
+                repeats=arguments.judge_repeats or arguments.repeats,
+            ))  # fmt: skip
+            results = results | {"wide": judged["distilled"]}
     lines = (config.out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    paper = PAPER[dataset][int(ipc)]
     last = [record for record in records if "loss" in record][-1]
+    paper = PAPER[config.dataset][config.ipc]
     reached = [r["seconds"] / 60 for r in records if 100 * r.get("test_accuracy", 0) >= paper]
-    accuracies = 100 * np.asarray(results["distilled"])
     return {
-        "settings": {
-            "width": config.width,
-            "batch": config.batch_size or "the paper's",
-            "precision": config.precision,
-            "seed": config.seed,
-        },
-        "seconds an iteration": last["seconds"] / last["iteration"],
+        "accuracies": results["distilled"],
+        "by the wide judge": results.get("wide"),
+        "random subsets": results["random_subset"],
         "iterations": last["iteration"],
         "minutes": last["seconds"] / 60,
-        "random subset, %": float(100 * np.mean(results["random_subset"])),
-        "accuracy, %": float(accuracies.mean()),
-        "deviation": float(accuracies.std()),
-        "paper, %": paper,
+        "processor minutes": spent() / 60,
         "minutes to the paper's": reached[0] if reached else None,
     }
 
 
-def iterations(config: RunConfig, minutes: float) -> int:
-    """As many as fit; those of a run that was begun stay as they were."""
+def run_config(row: str, seed: int, arguments: Arguments) -> RunConfig:
+    dataset, ipc = row.split("/")
+    return RunConfig(
+        dataset=dataset,
+        ipc=int(ipc),
+        out=arguments.out / dataset / ipc / str(seed),
+        width=arguments.width,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,  # pyright: ignore[reportArgumentType]
+        curve_points=arguments.points,
+        seed=seed,
+        evaluation=EvaluationConfig(repeats=arguments.repeats),
+    )
+
+
+def iterations(config: RunConfig, arguments: Arguments) -> int:
+    """As many as were asked for or fit; those of a run that was begun stay as they were."""
     begun = config.out / "config.json"
     if begun.exists():
         return json.loads(begun.read_text())["iterations"]
+    if arguments.iterations is not None:
+        return arguments.iterations
     expected = estimate(config)
-    fitting = max(1, int(60 * minutes / expected.seconds))
-    return min(expected.iterations, fitting) if minutes else expected.iterations
+    fitting = max(1, int(60 * arguments.minutes / expected.seconds))
+    return min(expected.iterations, fitting) if arguments.minutes else expected.iterations
+
+
+@contextmanager
+def processor_time(path: Path) -> Iterator[Any]:
+    """Gives a function: the seconds that the processors have worked so far. They are kept at
+    `path`, so that those of a run which was stopped count.
+    """
+    before = float(path.read_text()) if path.exists() else 0.0
+    began = time.process_time()
+
+    def spent() -> float:
+        return before + time.process_time() - began
+
+    try:
+        yield spent
+    finally:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{spent():.1f}\n")
+
+
+def summary(row: str, runs: dict[str, Any], arguments: Arguments) -> dict[str, Any]:
+    """The row over all its runs: accuracies are means over all their networks."""
+    dataset, ipc = row.split("/")
+
+    def all_of(name: str) -> np.ndarray:
+        return 100 * np.concatenate([one[name] for one in runs.values()])
+
+    ours, last = all_of("accuracies"), list(runs.values())[-1]
+    reached = [one["minutes to the paper's"] for one in runs.values()]
+    found: dict[str, Any] = {
+        "command": command(row, arguments),
+        "settings": {
+            "width": arguments.width,
+            "batch": arguments.batch_size or "the paper's",
+            "precision": arguments.precision,
+            "seeds": len(runs),
+        },
+        "seconds an iteration": 60 * last["minutes"] / last["iterations"],
+        "iterations": last["iterations"],
+        "minutes": float(np.mean([one["minutes"] for one in runs.values()])),
+        "processor minutes": float(np.mean([one["processor minutes"] for one in runs.values()])),
+        "random subset, %": float(all_of("random subsets").mean()),
+        "accuracy, %": float(ours.mean()),
+        "deviation": float(ours.std()),
+        "paper, %": PAPER[dataset][int(ipc)],
+        "minutes to the paper's": None if None in reached else float(np.mean(reached)),
+    }
+    if arguments.judge_width is not None and all(one["by the wide judge"] for one in runs.values()):
+        wide = all_of("by the wide judge")
+        found["by the wide judge"] = {
+            "width": arguments.judge_width,
+            "networks": len(wide),
+            "accuracy, %": float(wide.mean()),
+            "deviation": float(wide.std()),
+        }
+    return found | {"runs": runs}
+
+
+def command(row: str, arguments: Arguments) -> str:
+    """What gives this row again."""
+    given = replace(arguments, rows=(row,), again=False)
+    words = ["python", "benchmarks/reproduce.py"]
+    for name, value in vars(given).items():
+        if value != getattr(Arguments(), name):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def show(rows: dict[str, Any]) -> None:
+    columns = ["seconds an iteration", "iterations", "minutes", "random subset, %", "accuracy, %",
+               "paper, %", "minutes to the paper's"]  # fmt: skip
+    table(
+        ["row", *columns, "by the wide judge, %"],
+        [
+            [
+                row,
+                *("" if one[name] is None else one[name] for name in columns),
+                one.get("by the wide judge", {}).get("accuracy, %", ""),
+            ]
+            for row, one in rows.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

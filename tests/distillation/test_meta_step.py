@@ -246,8 +246,11 @@ def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64, distance):
     expected, _ = meta_step(fixed, copy(start), draw(0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        after, _ = compiled_meta_step(fixed, copy(start), draw(0))
+        draws = draw(0)
+        compiled_meta_step.lower(fixed, copy(start), draws).compile()
+        after, _ = compiled_meta_step(fixed, copy(start), draws)
     assert distance(after.coreset, expected.coreset) < 1e-6
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(draws))  # they can serve again
 
 
 def test_the_coresets_rate_falls_by_a_cosine(x64):

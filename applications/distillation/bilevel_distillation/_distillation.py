@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +21,7 @@ from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
 from ._training_data import Training, Transform, choose_storage
+from ._version import own_version
 from .data import ImageData, Preprocessor, check_images_per_class, load, sample
 
 WATCH_EVERY = 50
@@ -216,7 +216,7 @@ class Distillation:
                 "seed": config.seed,
                 "iterations": self.iteration,
                 **self._describe_network(),
-                "version": version("bilevel-distillation"),
+                "version": own_version(),
             },
         )
 

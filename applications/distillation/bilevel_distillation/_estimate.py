@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -180,8 +179,8 @@ def _step(distillation: Distillation) -> float:
 
 
 def _of_one_program(distillation: Distillation) -> int:
-    whole: Any = compiled_meta_step
-    return _needs(whole.lower(*distillation.next_arguments()).compile().compiled)
+    whole = compiled_meta_step.lower(*distillation.next_arguments())
+    return _needs(whole.compile().compiled)
 
 
 def _of_parts(calls: list[Call]) -> int:

@@ -1,6 +1,6 @@
 """One meta-iteration: a hypergradient, a step on the coreset, a few on a network of the pool."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -198,7 +198,23 @@ def meta_step(fixed: tuple[Recipe, Training], state: State, draws: Draws) -> tup
     return constrain(recipe.mesh, (after, metrics))
 
 
-compiled_meta_step = eqx.filter_jit(meta_step, donate="all-except-first")
+@eqx.filter_jit(donate="all-except-first")
+def _whole(kept, state: State) -> tuple[State, Metrics]:
+    fixed, draws = kept
+    return meta_step(fixed, state, draws)
+
+
+class _CompiledMetaStep:
+    """`meta_step` as one program. It uses up the state that it is given, and nothing else."""
+
+    def __call__(self, fixed, state: State, draws: Draws) -> tuple[State, Metrics]:
+        return _whole((fixed, draws), state)
+
+    def lower(self, fixed, state: State, draws: Draws) -> Any:
+        return cast(Any, _whole).lower((fixed, draws), state)
+
+
+compiled_meta_step = _CompiledMetaStep()
 
 
 def coreset_gradient(

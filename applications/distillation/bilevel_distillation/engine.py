@@ -12,6 +12,7 @@ from ._meta_step import Metrics as Metrics
 from ._meta_step import Rates as Rates
 from ._meta_step import Recipe as Recipe
 from ._meta_step import State as State
+from ._meta_step import compiled_meta_step as compiled_meta_step
 from ._meta_step import coreset_gradient as coreset_gradient
 from ._meta_step import meta_step as meta_step
 from ._output_space import Solution as Solution

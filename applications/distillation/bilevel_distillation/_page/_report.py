@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +16,7 @@ from .._distilled import DistilledSet
 from .._folder import RunFolder
 from .._history import Snapshot
 from .._pictures import has
+from .._version import own_version
 from ._images import make_gallery
 from ._labels import show_labels
 from ._plots import learning_plots, solver_plots
@@ -147,7 +147,7 @@ def _contents(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         "by_cholesky": _by_cholesky(records),
         "snippets": snippets(distilled) if distilled is not None and rows else [],
         "settings": _settings(config, shape, classes),
-        "version": version("bilevel-distillation"),
+        "version": own_version(),
     }
 
 
