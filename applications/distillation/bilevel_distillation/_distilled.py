@@ -204,7 +204,7 @@ class DistilledSet:
 
 
 def _sum(array: np.ndarray) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array))).hexdigest()
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _whitening(path: Path, told: np.ndarray, remedy: str) -> np.ndarray:
