@@ -28,7 +28,7 @@ from ._tree import negative, norm, split_key
 from .inverse_hvp import AbstractInverseHVP, Adjoint
 from .inverse_hvp._base import as_inverse
 from .solvers import AbstractSolver, InnerRecord
-from .solvers._base import as_solver, find, record
+from .solvers._base import as_solver, find, record, with_aux
 
 
 class Hypergradient(eqx.Module):
@@ -244,9 +244,7 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
         is_symmetric(jacobian),
     )
     inner = _amended(inner, judged, steps, adjoint, stochastic=adjoint_key is not None)
-    if isinstance(loss, InnerLoss) and loss.has_aux:
-        inner_aux = loss.with_aux(theta, record_key)[1]
-        inner = eqx.tree_at(lambda at: at.aux, inner, inner_aux, is_leaf=lambda at: at is None)
+    inner = with_aux(inner, loss, theta, record_key)
     silent = _is_zero(implicit) & ~_is_zero(adjoint.v)
     h = Hypergradient(
         outer_value,

@@ -180,7 +180,8 @@ def invert(
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((jacobian, g))):
         return _with_solution(*solve(jacobian, g, v0))
     if varying((jacobian, g)):
-        return _with_solution(*solve(*_only_once(jacobian, g), v0))
+        jacobian, g = _only_once(jacobian, g)
+        return _with_solution(*solve(jacobian, g, v0))
 
     symmetric = is_symmetric(jacobian)
     v, record = lax.custom_linear_solve(

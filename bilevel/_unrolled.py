@@ -148,8 +148,9 @@ def _check(solver, truncate, window, start, remat) -> int:
         raise ValueError(f"start={start} is the beginning of a window: give window, too.")
     asked = window if window is not None else truncate
     width = solver.steps if asked is None else min(asked, solver.steps)
-    concrete = start is not None and not isinstance(start, Tracer)
-    if concrete and not 0 <= int(start) <= solver.steps - width:
+    if start is None or isinstance(start, Tracer):
+        return width
+    if not 0 <= int(start) <= solver.steps - width:
         raise ValueError(
             f"start={int(start)} leaves no room for a window of {width} in steps={solver.steps}: "
             f"give 0 to {solver.steps - width}."

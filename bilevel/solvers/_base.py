@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._condition import AbstractCondition, Stationary, value_and_residual
-from .._inner import in_wide_type
+from .._inner import InnerLoss, in_wide_type
 from .._result import Result, worst
 from .._stationarity import exceeds, near_enough, relative_distance
 from .._tree import (
@@ -97,7 +97,7 @@ class AbstractSolver(eqx.Module):
         solve_key, last_key = split_key(key, 2)
         steps = find(self, loss, theta0, solve_key)
         found = value_and_residual(self.condition(loss), steps.theta, last_key)
-        return steps.theta, record(steps, *found)
+        return steps.theta, with_aux(record(steps, *found), loss, steps.theta, last_key)
 
 
 def find(solver: AbstractSolver, loss, theta0, key) -> Steps:
@@ -137,6 +137,15 @@ def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
     at_theta = jnp.arange(losses.size) >= jnp.minimum(steps.steps, steps.losses.size)
     losses = jnp.where(at_theta, value.astype(losses.dtype), losses)
     return InnerRecord(steps.steps, losses, gradient_norm, result, distance)
+
+
+@eqx.filter_jit
+def with_aux(record: InnerRecord, loss: Callable, theta: PyTree[Array], key: Any) -> InnerRecord:
+    """The record with what the inner loss returned beside its value at theta."""
+    if not (isinstance(loss, InnerLoss) and loss.has_aux):
+        return record
+    aux = loss.with_aux(theta, key)[1]
+    return eqx.tree_at(lambda at: at.aux, record, aux, is_leaf=lambda at: at is None)
 
 
 class FunctionSolver(AbstractSolver):

@@ -1,4 +1,5 @@
 from functools import lru_cache
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -129,7 +130,7 @@ def _step(operands, state: _State) -> _State:
         direction, precondition = _preconditioner(memory_size).update(
             state.gradient, state.precondition, state.theta
         )
-        updates, search = _line_search().update(
+        updates, found = _line_search().update(
             multiply(direction, -jnp.ones_like(unit)),
             state.search,
             state.theta,
@@ -137,6 +138,7 @@ def _step(operands, state: _State) -> _State:
             grad=state.gradient,
             value_fn=value_of,
         )
+    search: Any = found
     theta = optax.apply_updates(state.theta, updates)
     value, gradient = search.value.astype(unit.dtype), search.grad
     # Of the approximate Hessian along the gradient, and of the Hessian along the last step.

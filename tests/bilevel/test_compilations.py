@@ -71,8 +71,8 @@ def test_hypergradient(name, compilations):
         "solver": SOLVERS.get(name, SOLVERS["descent"]), "inverse_hvp": INVERSES.get(name, CG()),
     }  # fmt: skip
     compute = hypergradient(outer, inner, throw="ignore", **settings)
-    first, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
-    assert first > 0 == second == third
+    _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
+    assert second == third == 0 < compilations()
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -82,8 +82,8 @@ def test_grad_of_argmin(name, compilations):
     def value(psi, theta0, x):
         return outer(fit(psi, theta0, x), psi)
 
-    first, second, third = count(jax.grad(value), compilations)
-    assert first > 0 == second == third
+    _, second, third = count(jax.grad(value), compilations)
+    assert second == third == 0 < compilations()
 
 
 def test_a_function_that_is_made_anew_at_each_call_is_no_excuse(compilations):
@@ -93,11 +93,11 @@ def test_a_function_that_is_made_anew_at_each_call_is_no_excuse(compilations):
         compute = hypergradient(outer, inner, solver=LBFGS(max_steps=5), throw="ignore")
         return compute(psi, theta0, inner_args=(x,)).grad
 
-    first, second, third = count(run, compilations)
-    assert second == third == 0
+    _, second, third = count(run, compilations)
+    assert second == third == 0 < compilations()
 
 
 def test_unrolling(compilations):
     compute = unrolled_grad(outer, inner, solver=SOLVERS["descent"])
-    first, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)), compilations)
-    assert first > 0 == second == third
+    _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)), compilations)
+    assert second == third == 0 < compilations()

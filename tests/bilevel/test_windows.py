@@ -71,7 +71,7 @@ def test_many_starts_at_once():
     starts = jnp.array([0, 7, 16])
     grads = jax.vmap(lambda start: windowed(start)[1])(starts)
     for start, grad in zip(starts, grads, strict=True):
-        np.testing.assert_allclose(grad, windowed(int(start))[1], rtol=1e-5)
+        np.testing.assert_allclose(grad, windowed(int(start))[1], rtol=1e-4)
 
 
 def test_a_window_sees_the_noise_of_its_own_steps(getkey):
