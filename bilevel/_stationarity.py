@@ -25,6 +25,13 @@ def step_to_stop_at(theta: PyTree[Array]) -> float:
     return 1e-10 if eps < 1e-12 else 1e-6
 
 
+def inverse_unit(size: Scalar) -> Scalar:
+    """A power of two that brings `size` to 1 to 2, exactly; 1 where it is 0 or not finite."""
+    sound = (size > 0) & jnp.isfinite(size)
+    exponent = jnp.clip(-jnp.floor(jnp.log2(jnp.where(sound, size, 1))), -100, 100)
+    return jnp.where(sound, jnp.exp2(exponent), 1)
+
+
 def relative_distance(gradient_norm: Scalar, inverse_curvature: Scalar, theta) -> Scalar:
     """`gradient_norm inverse_curvature / |theta|`; 0 where the gradient is."""
     size = _norm(theta).astype(gradient_norm.dtype)

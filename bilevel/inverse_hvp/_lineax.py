@@ -11,7 +11,8 @@ from jaxtyping import Array, PyTree
 from .._inner import is_symmetric
 from .._loops import loops_slowly
 from .._result import Result
-from .._tree import norm
+from .._stationarity import inverse_unit
+from .._tree import divide, multiply, norm, wide_dtype
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
@@ -80,16 +81,19 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
         tags = {lx.positive_semidefinite_tag}
     elif is_symmetric(hvp):
         tags = {lx.symmetric_tag}
-    options = {} if v0 is None else {"y0": v0}
+    # lineax takes a small curvature for a breakdown: the operator gets a norm of about 1.
+    unit = inverse_unit(norm(hvp(g))).astype(wide_dtype(g))
+    options = {} if v0 is None else {"y0": divide(v0, unit)}
     if precondition is not None:
         options["preconditioner"] = lx.FunctionLinearOperator(
-            precondition, form, lx.positive_semidefinite_tag
+            lambda v: divide(precondition(v), unit), form, lx.positive_semidefinite_tag
         )
-    operator = lx.FunctionLinearOperator(hvp, form, frozenset(tags))
+    operator = lx.FunctionLinearOperator(lambda v: multiply(hvp(v), unit), form, frozenset(tags))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         found = lx.linear_solve(operator, g, solver, options=options, throw=False)
-    finite = jnp.isfinite(norm(found.value))
-    v: PyTree[Array] = optax.tree.where(finite, found.value, optax.tree.zeros_like(g))
+    solution = multiply(found.value, unit)
+    finite = jnp.isfinite(norm(solution))
+    v: PyTree[Array] = optax.tree.where(finite, solution, optax.tree.zeros_like(g))
     rest = optax.tree.sub(g, hvp(v))
     # An iterative solver also calls it singular when it is out of steps: the residual tells.
     direct = not hasattr(solver, "max_steps")

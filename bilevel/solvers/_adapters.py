@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._inner import evaluate
+from .._inner import evaluate, value_and_grad
 from .._result import Result
-from .._tree import check_form, wide_dtype
+from .._stationarity import inverse_unit
+from .._tree import check_form, norm, wide_dtype
 from ._base import AbstractSolver, Steps, check_tol, refuse_key
 
 
@@ -63,7 +64,8 @@ class Optimistix(AbstractSolver):
     """Any minimiser of optimistix. Needs the extra `bilevel[optimistix]`.
 
     Attributes:
-        solver: an optimistix minimiser, e.g. `optimistix.BFGS(rtol=1e-6, atol=1e-6)`.
+        solver: an optimistix minimiser, e.g. `optimistix.BFGS(rtol=1e-6, atol=1e-6)`. It gets the
+            loss multiplied by a number, so that its first gradient has a norm of 1 to 2.
         max_steps: at most so many steps.
         tol: a solve that ends with a gradient norm above this is reported. None: only one that
             ends above optimistix' own tolerances.
@@ -95,8 +97,11 @@ class Optimistix(AbstractSolver):
 def _run_optimistix(loss, solver, theta0, max_steps):
     import optimistix
 
+    # Its tolerances are those of a loss whose first gradient has norm 1.
+    _, gradient = value_and_grad(loss, theta0, None)
+    unit = inverse_unit(norm(gradient))
     found = optimistix.minimise(
-        lambda theta, _: evaluate(loss, theta, None),
+        lambda theta, _: unit * evaluate(loss, theta, None),
         solver,
         theta0,
         max_steps=max_steps,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree, Scalar
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._stationarity import step_to_stop_at
+from .._stationarity import inverse_unit, step_to_stop_at
 from .._tree import multiply, norm, vdot, wide_dtype
 from ._base import AbstractSolver, Steps, check_tol, refuse_key
 
@@ -94,11 +94,8 @@ def _start(loss, theta0, max_steps, memory_size) -> _State:
     dtype = wide_dtype(theta0)
     value, gradient = value_and_grad(loss, theta0, None)
     size = norm(gradient)
-    # The first gradient gets a norm of 1 to 2, exactly: the line search begins with steps of its
-    # length, and no loss is too flat or too steep for that.
-    sound = (size > 0) & jnp.isfinite(size)
-    exponent = jnp.clip(-jnp.floor(jnp.log2(jnp.where(sound, size, 1))), -100, 100)
-    unit = jnp.where(sound, jnp.exp2(exponent), 1).astype(dtype)
+    # The line search begins with steps of the gradient's length: no loss is too flat for that.
+    unit = inverse_unit(size).astype(dtype)
     with jax.numpy_dtype_promotion("standard"):
         precondition = _preconditioner(memory_size).init(theta0)
         search = _line_search().init(theta0)
