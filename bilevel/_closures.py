@@ -60,13 +60,45 @@ def _rebuild(x: Any, kind: type, change: Callable, known: dict[int, tuple[Any, A
         return change(x)
     if id(x) not in known:
         known[id(x)] = (x, x)  # a function may hold itself; what is known stays alive
-        known[id(x)] = (x, _rebuilt(x, lambda part: _rebuild(part, kind, change, known)))
+
+        def visit(part):
+            return _rebuild(part, kind, change, known)
+
+        if isinstance(x, types.FunctionType):
+            if _holds(x, kind):
+                known[id(x)] = (x, _copy(x))
+                _fill(known[id(x)][1], x, visit)
+        else:
+            known[id(x)] = (x, _rebuilt(x, visit))
     return known[id(x)][1]
 
 
+def _holds(function: types.FunctionType, kind: type) -> bool:
+    found: list[Any] = []
+
+    def note(part):
+        found.append(part)
+        return part
+
+    known: dict[int, tuple[Any, Any]] = {id(function): (function, function)}
+    for part in (*contents(function), function.__defaults__, function.__kwdefaults__):
+        _walk(part, kind, note, known)
+    return bool(found)
+
+
+def _walk(x: Any, kind: type, note: Callable, known: dict) -> None:
+    if isinstance(x, kind):
+        note(x)
+    elif id(x) not in known:
+        known[id(x)] = (x, x)
+        if isinstance(x, types.FunctionType):
+            for part in (*contents(x), x.__defaults__, x.__kwdefaults__):
+                _walk(part, kind, note, known)
+        else:
+            _rebuilt(x, lambda part: (_walk(part, kind, note, known), part)[1])
+
+
 def _rebuilt(x: Any, visit: Callable) -> Any:
-    if isinstance(x, types.FunctionType):
-        return _function(x, visit)
     if isinstance(x, types.MethodType):
         owner = visit(x.__self__)
         return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
@@ -81,18 +113,26 @@ def _rebuilt(x: Any, visit: Callable) -> Any:
     return x
 
 
-def _function(f: types.FunctionType, visit: Callable) -> types.FunctionType:
-    cells = [cell for cell in f.__closure__ or () if is_filled(cell)]
-    held = [*(cell.cell_contents for cell in cells), f.__defaults__, f.__kwdefaults__]
-    after = list(map(visit, held))
-    if _same(held, after):
-        return f
-    new = {id(cell): types.CellType(value) for cell, value in zip(cells, after, strict=False)}
-    closure = tuple(new.get(id(cell), cell) for cell in f.__closure__ or ())
-    copy = types.FunctionType(f.__code__, f.__globals__, f.__name__, after[-2], closure)
-    copy.__kwdefaults__ = after[-1]
+def _copy(f: types.FunctionType) -> types.FunctionType:
+    """The same function with cells of its own, which are empty yet: it may be in one of them."""
+    closure = tuple(types.CellType() for _ in f.__closure__ or ())
+    copy = types.FunctionType(f.__code__, f.__globals__, f.__name__, None, closure)
     copy.__dict__.update(f.__dict__)
     return copy
+
+
+def _fill(copy: types.FunctionType, f: types.FunctionType, visit: Callable) -> None:
+    for new, old in zip(copy.__closure__ or (), f.__closure__ or (), strict=True):
+        if is_filled(old):
+            new.cell_contents = visit(old.cell_contents)
+    copy.__defaults__ = visit(f.__defaults__)
+    copy.__kwdefaults__ = visit(f.__kwdefaults__)
+
+
+def contents(function: Any) -> list:
+    """What a function closes over."""
+    cells = getattr(function, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if is_filled(cell)]
 
 
 def is_filled(cell) -> bool:

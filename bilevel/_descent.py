@@ -1,12 +1,22 @@
 """One step of an optax optimiser."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import Array, PyTree, Scalar
 
 from ._tree import multiply
+
+
+def check_optimiser(transformation: Any) -> None:
+    if not isinstance(transformation, optax.GradientTransformation):
+        given = transformation.__name__ if callable(transformation) else repr(transformation)
+        raise ValueError(
+            f"transformation={given} is no optax optimiser: pass an instance, for example "
+            "`optax.sgd(1e-2)`."
+        )
 
 
 def descend(

@@ -97,7 +97,8 @@ def _attach_jvp(primals, tangents):
     theta, inverse = _attach(*primals), put_back(*inverse)
     if jax.tree.leaves(along.start):
         _warn_of_theta0()
-    along = eqx.tree_at(lambda at: at.start, along, None, is_leaf=lambda at: at is None)
+    nothing = jax.tree.map(lambda _: None, moved.start)
+    along = eqx.tree_at(lambda at: at.start, along, nothing, is_leaf=lambda at: at is None)
     given = jax.tree.map(lambda t: t is not None, along, is_leaf=lambda t: t is None)
     differentiated, fixed = eqx.partition(moved, given)
 
@@ -161,6 +162,7 @@ def invert(
     *,
     v0: Params | None = None,
     key: PRNGKeyArray | None = None,
+    at: Params | None = None,
 ) -> Adjoint:
     """`jacobian^-1 g`, which can itself be differentiated where it is traced.
 
@@ -183,7 +185,7 @@ def invert(
         jacobian, g = _only_once(jacobian, g)
         return _with_solution(*solve(jacobian, g, v0))
 
-    symmetric = is_symmetric(jacobian)
+    symmetric, g = is_symmetric(jacobian), _with_tangent(g, (jacobian, at))
     v, record = lax.custom_linear_solve(
         partial(product, jacobian, key=key),
         g,
@@ -197,6 +199,19 @@ def invert(
 
 def _with_solution(v: Params, record: Adjoint) -> Adjoint:
     return eqx.tree_at(lambda at: at.v, record, v, is_leaf=lambda at: at is None)
+
+
+@eqx.filter_custom_jvp
+def _with_tangent(g, beside):
+    """g, whose tangent is made of numbers where the operator, or theta, has one: jax asks for it."""
+    return g
+
+
+@_with_tangent.def_jvp
+def _with_tangent_jvp(primals, tangents):
+    g, change = primals[0], tangents[0]
+    zeros = jax.tree.map(lambda x, t: jnp.zeros_like(x) if t is None else t, g, change)
+    return g, zeros
 
 
 @eqx.filter_custom_jvp

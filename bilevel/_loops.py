@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
+from ._closures import holds_tracers
 from ._varying import vary, varying, varying_leaves
 
 Loop = Literal["auto", "unroll", "dispatch", "loop"]
@@ -88,11 +89,19 @@ def _is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-@eqx.filter_jit
 def holds(primitive: str, function: Callable, *args: Any) -> bool:
     """Whether `function(*args)` calls the primitive of that name, however deep."""
+    # What is remembered must not keep tracers alive.
+    look = _holds if holds_tracers(function, args) else _remembered
+    return look(primitive, function, *args)
+
+
+def _holds(primitive: str, function: Callable, *args: Any) -> bool:
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
     return holds_primitive(primitive, jaxpr)
+
+
+_remembered = eqx.filter_jit(_holds)
 
 
 def holds_primitive(primitive: str, jaxpr: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer, eval_jaxpr
 from jaxtyping import Array
 
-from ._closures import holds_tracers, is_filled
+from ._closures import contents, holds_tracers
 from ._transposes import JITS
 from ._varying import axes_of
 
@@ -52,7 +52,7 @@ def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:
     leaves, structure = jax.tree.flatten(arrays)
     form = (structure, tuple(jax.typeof(leaf) for leaf in leaves))
     known = _kept(inner)
-    held = _contents(inner)
+    held = contents(inner)
     for same_form, same_static, same_held, traced in known:
         alike = same_form == form and eqx.tree_equal(same_static, static) is True
         if alike and all(a is b for a, b in zip(same_held, held, strict=True)):
@@ -73,11 +73,6 @@ def _kept(inner: Callable) -> list:
         return _KEPT.setdefault(inner, [])
     except TypeError:  # one that cannot be referred to weakly, or has no hash
         return []
-
-
-def _contents(inner: Callable) -> list:
-    cells = getattr(inner, "__closure__", None) or ()
-    return [cell.cell_contents for cell in cells if is_filled(cell)]
 
 
 def _trace(inner, leaves, structure, static) -> TracedLoss:

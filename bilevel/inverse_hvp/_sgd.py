@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from .._descent import descend
+from .._descent import check_optimiser, descend
 from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
@@ -45,6 +45,7 @@ class SGD(AbstractInverseHVP):
 
     def __check_init__(self):
         check_loop(self.loop)
+        check_optimiser(self.transformation)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 

@@ -187,15 +187,6 @@ def as_solver(solver) -> AbstractSolver:
     )
 
 
-def check_optimiser(transformation) -> None:
-    if not isinstance(transformation, optax.GradientTransformation):
-        given = transformation.__name__ if callable(transformation) else repr(transformation)
-        raise ValueError(
-            f"transformation={given} is no optax optimiser: pass an instance, for example "
-            "`optax.sgd(1e-2)`."
-        )
-
-
 def check_tol(tol: float | Scalar | None) -> None:
     if isinstance(tol, float | int) and tol < 0:
         raise ValueError(f"tol={tol} is negative: give a gradient norm, e.g. 1e-6, or None.")

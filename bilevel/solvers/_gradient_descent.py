@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from .._descent import descend
+from .._descent import check_optimiser, descend
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import norm, wide_dtype
-from ._base import AbstractSolver, Steps, check_optimiser, check_tol
+from ._base import AbstractSolver, Steps, check_tol
 
 
 class GradientDescent(AbstractSolver):
