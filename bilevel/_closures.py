@@ -105,7 +105,7 @@ def _rebuilt(x: Any, visit: Callable) -> Any:
     if isinstance(x, partial):
         parts = (x.func, x.args, x.keywords)
         after = tuple(map(visit, parts))
-        return x if _same(parts, after) else partial(after[0], *after[1], **after[2])
+        return x if _same(parts, after) else type(x)(after[0], *after[1], **after[2])
     if isinstance(x, list | tuple | dict | eqx.Module):
         leaves, structure = jax.tree.flatten(x, is_leaf=lambda part: part is not x)
         after = list(map(visit, leaves))

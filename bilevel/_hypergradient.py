@@ -227,7 +227,7 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
     theta, loss = steps.theta, condition.loss
     value, residual, jacobian = condition.linearize(theta, record_key, rederive=inverse.rederive)
     (outer_value, aux), (g, direct) = _outer(problem, theta, loss.psi)
-    adjoint = invert(jacobian.T, g, inverse, throw, v0=v0, key=adjoint_key, at=theta)
+    adjoint = invert(jacobian.T, g, inverse, throw, v0=v0, key=adjoint_key)
     moved = (loss.psi, condition)
     mixed = mixed_vjp(_at_psi, moved, _in_psi(moved), theta, adjoint.v, mixed_key)
     implicit = negative(mixed[0])

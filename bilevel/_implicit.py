@@ -11,11 +11,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._closures import put_back, take_tracers
+from ._closures import detached, put_back, take_tracers
 from ._condition import AbstractCondition, Stationary, mixed_vjp
 from ._inner import (
     InnerLoss,
@@ -115,7 +116,11 @@ def _attach_jvp(primals, tangents):
     _, change = jax.jvp(residual, (differentiated,), (along,))
     condition = moved.condition()
     *_, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
-    return theta, invert(jacobian, negative(change), inverse, throw, key=adjoint_key).v
+    if varying((jacobian, change)):
+        jacobian, change = _only_once(jacobian, change)
+        adjoint = inverse(jacobian, negative(change), key=adjoint_key)
+        return theta, act_on(adjoint.result, throw, adjoint.v)
+    return theta, _solve_linearly(jacobian, negative(change), inverse, throw, adjoint_key)
 
 
 @_attach_reverse.def_fwd
@@ -162,56 +167,74 @@ def invert(
     *,
     v0: Params | None = None,
     key: PRNGKeyArray | None = None,
-    at: Params | None = None,
 ) -> Adjoint:
-    """`jacobian^-1 g`, which can itself be differentiated where it is traced.
+    """`jacobian^-1 g` with its record, where it is traced with a derivative.
 
-    A failure is acted upon in the solve itself: derivatives of it are solves, too. With
-    `throw=None` it ends in NaN, where the caller acts upon the record of the solve alone.
+    With `throw=None` the caller acts upon a failure, and a failed solve of a derivative, of which
+    nobody sees the record, ends in NaN.
     """
-
-    def solve(jacobian, g, v0):
-        adjoint = inverse(jacobian, g, v0=v0, key=key)
-        if throw is None:
-            bad = failed(adjoint.result)
-            v = jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf), adjoint.v)
-        else:
-            v = act_on(adjoint.result, throw, adjoint.v)
-        return v, eqx.tree_at(lambda at: at.v, adjoint, None)
-
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((jacobian, g))):
-        return _with_solution(*solve(jacobian, g, v0))
+    if not _is_traced((jacobian, g)):
+        return _acted_on(inverse(jacobian, g, v0=v0, key=key), throw)
     if varying((jacobian, g)):
         jacobian, g = _only_once(jacobian, g)
-        return _with_solution(*solve(jacobian, g, v0))
-
-    symmetric, g = is_symmetric(jacobian), _with_tangent(g, (jacobian, at))
-    v, record = lax.custom_linear_solve(
-        partial(product, jacobian, key=key),
-        g,
-        lambda _, g: solve(jacobian, g, v0),
-        None if symmetric else lambda _, g: solve(jacobian.T, g, None),
-        symmetric=symmetric,
-        has_aux=True,
-    )
-    return _with_solution(v, record)
+        return _acted_on(inverse(jacobian, g, v0=v0, key=key), throw)
+    adjoint = detached(inverse(*detached((jacobian, g)), v0=v0, key=key))
+    adjoint = _acted_on(adjoint, throw)
+    v = _solved((jacobian, g), adjoint.v, key, take_tracers(inverse), throw)
+    return eqx.tree_at(lambda at: at.v, adjoint, v)
 
 
-def _with_solution(v: Params, record: Adjoint) -> Adjoint:
-    return eqx.tree_at(lambda at: at.v, record, v, is_leaf=lambda at: at is None)
+def _acted_on(adjoint: Adjoint, throw: Throw | None) -> Adjoint:
+    if throw is None:
+        return adjoint
+    return eqx.tree_at(lambda at: at.v, adjoint, act_on(adjoint.result, throw, adjoint.v))
 
 
 @eqx.filter_custom_jvp
-def _with_tangent(g, beside):
-    """g, whose tangent is made of numbers where the operator, or theta, has one: jax asks for it."""
-    return g
+def _solved(system, v, key, inverse, throw):
+    """v, which solves `J v = g`, with its derivative `J^-1 (dg - dJ v)`."""
+    return v
 
 
-@_with_tangent.def_jvp
-def _with_tangent_jvp(primals, tangents):
-    g, change = primals[0], tangents[0]
-    zeros = jax.tree.map(lambda x, t: jnp.zeros_like(x) if t is None else t, g, change)
-    return g, zeros
+@_solved.def_jvp
+def _solved_jvp(primals, tangents):
+    system, _, key, inverse, throw = primals
+    v, along = _solved(*primals), tangents[0]
+    given = jax.tree.map(lambda t: t is not None, along, is_leaf=lambda t: t is None)
+    differentiated, fixed = eqx.partition(system, given)
+
+    def rest(differentiated):
+        jacobian, g = eqx.combine(differentiated, fixed)
+        return optax.tree.sub(g, product(jacobian, v, key))
+
+    _, change = jax.jvp(rest, (differentiated,), (along,))
+    return v, _solve_linearly(system[0], change, put_back(*inverse), throw, key)
+
+
+def _solve_linearly(jacobian, g, inverse, throw, key) -> Params:
+    """`jacobian^-1 g`, linear in g: jax can transpose it."""
+
+    def solve(jacobian, g):
+        adjoint = inverse(jacobian, g, key=key)
+        if throw is not None:
+            return act_on(adjoint.result, throw, adjoint.v)
+        bad = failed(adjoint.result)
+        return jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf), adjoint.v)
+
+    if not _is_traced((jacobian, g)):
+        return solve(jacobian, g)
+    symmetric = is_symmetric(jacobian)
+    return lax.custom_linear_solve(
+        partial(product, jacobian, key=key),
+        g,
+        lambda _, g: solve(jacobian, g),
+        None if symmetric else lambda _, g: solve(jacobian.T, g),
+        symmetric=symmetric,
+    )
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @eqx.filter_custom_jvp

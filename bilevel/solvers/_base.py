@@ -121,6 +121,8 @@ def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
     if steps.inverse_curvature is not None:
         distance = relative_distance(gradient_norm, steps.inverse_curvature, steps.theta)
         near = distance <= near_enough(steps.theta)
+        # What the solver held to be short may be near enough, and the other way round.
+        result = Result.where((result == Result.not_stationary) & near, Result.successful, result)
         vague = (result == Result.successful) & ~near
         result = Result.where(vague, Result.not_judged, result)
         if steps.first_norm is not None:
