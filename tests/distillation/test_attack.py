@@ -135,7 +135,7 @@ def test_the_command_prints_the_table_and_the_page_shows_it(unattacked, capsys, 
     assert f"{results['real_data'][0]['auc']['mlp']:.2f}</td>" in page
     assert "205 of the real images" in page
     (unattacked / "attack.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"attack.json' is not what an attack leaves .*: delete"):
+    with pytest.raises(ValueError, match=r"attack.json' is damaged .*: delete"):
         report(unattacked)
 
 
@@ -161,7 +161,7 @@ def test_mistakes_are_said(unattacked, tmp_path):
     with pytest.raises(ValueError, match=r"\(steps is 1 there and 2 here; real_steps is 1 .*move"):
         attack(AttackConfig(unattacked, repeats=1, steps=2))
     (unattacked / "attack.json").write_text('{"settings": {}}')
-    with pytest.raises(ValueError, match="is not what an attack leaves .*: delete it"):
+    with pytest.raises(ValueError, match="is damaged .*: delete it"):
         attack(AttackConfig(unattacked, repeats=1, steps=1))
     (unattacked / "distilled.npz").rename(tmp_path / "away.npz")
     try:
