@@ -51,7 +51,7 @@ class Moving(eqx.Module):
 
 
 def moving(loss: InnerLoss, solver: AbstractSolver, theta0: PyTree, key) -> Moving:
-    """The same with the tracers of `inner` and `solver` as leaves."""
+    """What the solution depends on, with the tracers of `inner` and `solver` as leaves."""
     start, static = eqx.partition(theta0, eqx.is_inexact_array)
     kwargs = loss.kwargs if key is None else loss.kwargs | {"key": key}
     traced = trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs)
