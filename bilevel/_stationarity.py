@@ -12,8 +12,8 @@ from ._tree import coarsest, divide, dtypes_of, norm, vdot, widen
 def near_enough(theta: PyTree[Array]) -> float:
     """The relative distance up to which theta counts as the solution.
 
-    By benchmarks/fuzz.py, where hypergradients at such a theta are right to 1 %: 1e-5 in float64,
-    1e-4 in float32, and what can be had in lower precision.
+    1e-5 in float64, 1e-4 in float32, and what can be had in lower precision. benchmarks/fuzz.py
+    counts the hypergradients at such a theta that are off by more than 1 %.
     """
     eps = coarsest(dtypes_of(theta))
     return 1e-5 if eps < 1e-12 else max(1e-4, 8 * eps if eps > 1e-4 else 0.0)
