@@ -14,8 +14,9 @@ from ._inner import (
     Params,
     RederivedHVP,
     evaluate,
+    loss_holds,
 )
-from ._loops import holds, holds_primitive
+from ._loops import CONVOLUTION, holds_primitive, loops_slowly, on_cpu
 from ._transposes import store_transposes
 from ._tree import check_form, vdot
 
@@ -37,6 +38,10 @@ class AbstractCondition(eqx.Module):
     def along(self, theta: Params, v: Params, key: PRNGKeyArray | None) -> Scalar:
         """`<F(theta), v>`."""
         return vdot(self.value_and_residual(theta, key)[1], v)
+
+    def loops_slowly(self, theta: Params, key: PRNGKeyArray | None) -> bool:
+        """Whether an XLA loop around F would take the slow path."""
+        return loops_slowly(type(self).value_and_residual, self, theta, key)
 
     @abc.abstractmethod
     def operator(self, theta: Params, linear: Callable[[Params], Params] | None) -> Any:
@@ -60,19 +65,19 @@ class Stationary(AbstractCondition):
 
     loss: Any
 
+    def loops_slowly(self, theta, key):
+        return on_cpu() and loss_holds(CONVOLUTION, self.loss, theta, key)
+
     def value_and_residual(self, theta, key):
         return jax.value_and_grad(lambda t: evaluate(self.loss, t, key))(theta)
 
     def along(self, theta, v, key):
-        def value(theta):
-            return evaluate(self.loss, theta, key)
-
         # A loss that holds a custom_vjp, as an argmin is, has no forward mode. Any other has it
         # used: where psi is images, reverse mode twice takes four times as long on a CPU
         # (benchmarks/derivatives.py).
-        if holds("custom_vjp_call", value, theta):
+        if loss_holds("custom_vjp_call", self.loss, theta, key):
             return super().along(theta, v, key)
-        return jax.jvp(value, (theta,), (v,))[1]
+        return jax.jvp(lambda t: evaluate(self.loss, t, key), (theta,), (v,))[1]
 
     def operator(self, theta, linear):
         return RederivedHVP(self.loss, theta) if linear is None else LinearizedHVP(linear)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jaxtyping import PRNGKeyArray, PyTree, Scalar
 
 from ._closures import detached, holds_tracers, put_back
@@ -21,7 +21,7 @@ from ._inner import (
     check_scalar,
     is_symmetric,
 )
-from ._loops import holds, loops_slowly
+from ._loops import holds_primitive
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
 from ._tree import negative, norm, split_key
@@ -216,7 +216,7 @@ def _traced(loss, theta0, solver, problem, inverse, keys, v0, throw):
 
 def _in_one(condition, steps, start, problem, inverse, v0, keys, throw):
     """One program, but for what has to be dispatched step by step."""
-    whole = inverse.traceable and not loops_slowly(_residual, condition, steps.theta, keys[0])
+    whole = inverse.traceable and not condition.loops_slowly(steps.theta, keys[0])
     differentiate = _differentiate_whole if whole else _differentiate
     return differentiate(condition, steps, start, problem, inverse, v0, keys, throw)
 
@@ -285,10 +285,6 @@ def _is_zero(tree):
     return jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(tree)]))
 
 
-def _residual(condition, theta, key):
-    return condition.value_and_residual(theta, key)[1]
-
-
 def _at_psi(moved) -> AbstractCondition:
     psi, condition = moved
     return eqx.tree_at(lambda at: at.loss.psi, condition, psi)
@@ -307,9 +303,14 @@ def _bend(problem, theta, psi, v):
     def gradient(theta):
         return jax.grad(lambda t: problem.value_and_aux(t, psi)[0])(theta)
 
-    if holds("custom_vjp_call", gradient, theta):
+    def along(v):
+        return jax.jvp(gradient, (theta,), (v,))[1]
+
+    closed, form = jax.make_jaxpr(along, return_shape=True)(v)
+    if holds_primitive("custom_lin", closed):  # a derivative rule that has no forward mode
         return None
-    return jax.jvp(gradient, (theta,), (v,))[1]
+    found = eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(v))
+    return jax.tree.unflatten(jax.tree.structure(form), found)
 
 
 @eqx.filter_jit

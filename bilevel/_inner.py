@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
-from ._loops import holds
+from ._loops import holds, holds_primitive
+from ._traced_loss import TracedLoss
 from ._tree import cast, dtypes_of, widen
 
 Params = PyTree[Array]
@@ -166,6 +167,13 @@ def evaluate(loss: Callable, theta: Params, key: PRNGKeyArray | None) -> Scalar:
     value = loss(theta) if key is None else loss(theta, key=key)
     check_scalar(value, "inner")
     return value
+
+
+def loss_holds(primitive: str, loss: Callable, theta: Params, key: PRNGKeyArray | None) -> bool:
+    """Whether `loss(theta)`, and so each of its derivatives, calls the primitive of that name."""
+    if isinstance(loss, InnerLoss) and isinstance(loss.inner, TracedLoss):
+        return holds_primitive(primitive, loss.inner.jaxpr)
+    return holds(primitive, evaluate, loss, theta, key)
 
 
 @eqx.filter_jit

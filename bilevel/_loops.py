@@ -80,9 +80,16 @@ def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop
     return loop
 
 
+CONVOLUTION = "conv_general_dilated"
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def loops_slowly(function: Callable, *args: Any) -> bool:
     """Whether an XLA loop around `function` would take the slow path."""
-    return jax.default_backend() == "cpu" and holds("conv_general_dilated", function, *args)
+    return on_cpu() and holds(CONVOLUTION, function, *args)
 
 
 def _is_traced(tree: Any) -> bool:

@@ -1,7 +1,8 @@
 """What a solve reports: the result enumeration and how it is acted upon."""
 
+import operator
 import warnings
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
@@ -92,7 +93,8 @@ def _code(result: Result) -> Int[Array, ""]:
 
 
 def failed(result: Result) -> Bool[Array, ""]:
-    return _code(result) > 0
+    sound = (Result.successful, Result.approximate, Result.not_judged)
+    return ~reduce(operator.or_, [result == each for each in sound])
 
 
 def act_on(result: Result, throw: Throw, values: T) -> T:

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ._result import Result
-from ._tree import coarsest, divide, dtypes_of, norm, vdot, widen
+from ._tree import coarsest, divide, dots, dtypes_of, norm, widen
 
 
 def near_enough(theta: PyTree[Array]) -> float:
@@ -34,7 +34,12 @@ def inverse_unit(size: Scalar) -> Scalar:
 
 def relative_distance(gradient_norm: Scalar, inverse_curvature: Scalar, theta) -> Scalar:
     """`gradient_norm inverse_curvature / |theta|`; 0 where the gradient is."""
-    size = _norm(theta).astype(gradient_norm.dtype)
+    (squared,) = dots((theta, theta))
+    return _relative(gradient_norm, inverse_curvature, jnp.sqrt(squared))
+
+
+def _relative(gradient_norm: Scalar, inverse_curvature: Scalar, size: Scalar) -> Scalar:
+    size = size.astype(gradient_norm.dtype)
     tiny = jnp.finfo(gradient_norm.dtype).tiny
     far = gradient_norm * inverse_curvature.astype(gradient_norm.dtype) / jnp.maximum(size, tiny)
     most = jnp.finfo(gradient_norm.dtype).max
@@ -87,33 +92,35 @@ def judge(
     minimum, a step of theta that is small beside theta may turn g around: the distance is that of
     g, relative to g, where this is more.
     """
-    # Plain norms, but for that of F, which may be very small: each sum is a kernel to compile.
-    f, w, h = norm(residual), _norm(v), _norm(g)
+    f = norm(residual)
     dtype = f.dtype
     tiny = jnp.finfo(dtype).tiny
-    along = vdot(v, divide(widen(residual), jnp.where(f > 0, f, 1)))
+    away = optax.tree.sub(theta, theta0)
+    # Plain inner products, but for those of F, which may be very small.
+    unit = divide(widen(residual), jnp.where(f > 0, f, 1))
+    bends = [] if bend is None else [(bend, bend)]
+    pairs = [(v, v), (g, g), (theta, theta), (away, away), (v, g), (unit, v), *bends]
+    ww, hh, size, moved, overlap, along, *turn = dots(*pairs)
+    w, h, size, moved = map(jnp.sqrt, (ww, hh, size, moved))
     # v = H^-1 g leans to where H is flattest: |v|^2 / <v, g> is the inverse of its curvature.
     known = (h > 0) & (w > 0)
-    steep = jnp.abs(vdot(v, g)) / jnp.where(known, w, 1) if symmetric else h
+    steep = jnp.abs(overlap) / jnp.where(known, w, 1) if symmetric else h
     inverse = jnp.where(known, w / jnp.maximum(steep, tiny), 0).astype(dtype)
     if inverse_curvature is not None:
         inverse, known = jnp.maximum(inverse, inverse_curvature.astype(dtype)), True
-    distance = relative_distance(f, inverse, theta)
-    if bend is not None:
-        turned = f * inverse * (_norm(bend) / jnp.where(w > 0, w, 1)) / jnp.where(h > 0, h, 1)
+    distance = _relative(f, inverse, size)
+    if turn:
+        turn = jnp.sqrt(turn[0]) / jnp.where(w > 0, w, 1)
+        turned = f * inverse * turn / jnp.where(h > 0, h, 1)
         distance = jnp.maximum(distance, jnp.where(h > 0, turned, 0).astype(dtype))
     near = (distance <= near_enough(theta)) & (known | (f == 0))
     change = -along * f
     at_least = jnp.abs(change) / jnp.where(h > 0, h, 1)
-    reach = jnp.maximum(_norm(theta), _norm(optax.tree.sub(theta, theta0))).astype(dtype)
+    reach = jnp.maximum(size, moved).astype(dtype)
     far = at_least > FAR * reach
     if value is not None:  # where theta stayed at 0, any step is larger than it
         far = far & ((reach > 0) | (jnp.abs(change) > FAR * jnp.abs(value.astype(dtype))))
     return Judgement(distance, near, far, change)
-
-
-def _norm(tree) -> Scalar:
-    return jnp.sqrt(vdot(tree, tree))
 
 
 def amend(result: Result, judged: Judgement, final: Bool[Array, ""] | bool) -> Result:

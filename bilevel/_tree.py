@@ -49,6 +49,25 @@ def vdot(first: PyTree[Array], second: PyTree[Array]) -> Scalar:
     return jnp.asarray(optax.tree.vdot(first, second))
 
 
+def dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> list[Scalar]:
+    """The inner product of each pair."""
+    return [vdot(packed(first), packed(second)) for first, second in pairs]
+
+
+MOST_PACKED = 2**16
+"""Elements up to which a leaf is copied into one vector with the others."""
+
+
+def packed(tree: PyTree[Array]) -> list[Array]:
+    """The leaves of `tree`, the small ones as one vector: each sum over a leaf is a kernel of its
+    own to compile.
+    """
+    leaves = jax.tree.leaves(widen(tree))
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= MOST_PACKED]
+    large = [leaf for leaf in leaves if leaf.size > MOST_PACKED]
+    return [jnp.concatenate(small), *large] if len(small) > 1 else small + large
+
+
 def largest(tree: PyTree[Array]) -> Scalar:
     """The largest absolute value; 1 where that is 0, infinite or NaN, so that one can divide."""
     most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
@@ -67,8 +86,9 @@ def multiply(tree: PyTree[Array], scale: Scalar) -> PyTree[Array]:
 @eqx.filter_jit
 def norm(tree: PyTree[Array]) -> Scalar:
     """The Euclidean norm, whose squares neither overflow nor underflow."""
-    size = largest(tree)
-    return size * jnp.asarray(optax.tree.norm(divide(widen(tree), size)))
+    parts = packed(tree)
+    size = largest(parts)
+    return size * jnp.asarray(optax.tree.norm(divide(parts, size)))
 
 
 @eqx.filter_jit

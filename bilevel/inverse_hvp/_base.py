@@ -24,12 +24,13 @@ from .._tree import (
     check_form,
     coarsest,
     divide,
+    dots,
     dtypes_of,
     is_wide,
     largest,
     multiply,
+    packed,
     split_key,
-    vdot,
     widen,
 )
 from .._varying import as_shard_map_allows
@@ -217,8 +218,9 @@ def _transposed(operator, v, key):
 @eqx.filter_jit
 def _normalize(g):
     """`g` over its norm, and the norm; without overflow or underflow on the way."""
-    size = largest(g)
-    relative = jnp.asarray(optax.tree.norm(divide(g, size)))
+    parts = packed(g)
+    size = largest(parts)
+    relative = jnp.asarray(optax.tree.norm(divide(parts, size)))
     nonzero = jnp.where(relative > 0, relative, 1).astype(relative.dtype)
     return divide(divide(g, size), nonzero), size * relative
 
@@ -236,13 +238,14 @@ def _judge(hvp, unit, scale, iterate, tolerance, rtol, key):
     if rest is None:
         rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
     # All of it is scaled to the right-hand side's norm: the plain norm will do.
-    residual = jnp.asarray(optax.tree.norm(rest))
+    squared = dots((rest, rest), (iterate.v, iterate.v))
+    residual, length = map(jnp.sqrt, squared)
     if tolerance is None:
         result = _approximation(unit, iterate, rest, residual, rtol, stochastic=key is not None)
     else:
         limit = jnp.minimum(2 * jnp.asarray(tolerance, residual.dtype), _useless(residual))
         result = Result.where(residual > limit, Result.max_steps_reached, Result.successful)
-    size = jnp.asarray(optax.tree.norm(iterate.v)) * scale.astype(residual.dtype)
+    size = length * scale.astype(residual.dtype)
     finite = jnp.isfinite(residual) & jnp.isfinite(size)
     result = Result.where(finite, result, Result.nonfinite)
     # The method itself knows best why it failed.
@@ -260,8 +263,8 @@ def _approximation(unit, iterate, rest, residual, rtol, *, stochastic) -> Result
         return Result.where(failed, Result.diverged, Result.approximate)
     # In the norm of a positive definite Hessian, v is nearer than 0 where v.Hv < 2 g.v; a v that
     # has hardly left 0 is, too, but of no use.
-    along = vdot(unit, iterate.v)
-    curvature = along - vdot(rest, iterate.v)
+    along, left = dots((unit, iterate.v), (rest, iterate.v))
+    curvature = along - left
     nearer = (along > 0) & (jnp.abs(curvature - along) <= 0.5 * along)
     by_design = iterate.result == Result.approximate
     useful = (residual <= _useless(residual)) | nearer | by_design
