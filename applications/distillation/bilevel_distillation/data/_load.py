@@ -304,10 +304,11 @@ def _check_hub_name(name: str) -> None:
         )
     known = ("digits", *PRESETS)
     close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-    guess = f"did you mean {close[0]!r}?" if close else f"the names are {', '.join(known)};"
+    guess = f"did you mean {close[0]!r}? Otherwise give" if close else (
+        f"the names are {', '.join(known)}; for other data give")  # fmt: skip
     raise FileNotFoundError(
-        f"dataset {name!r} is neither a known name nor a folder: {guess} Otherwise give a folder "
-        "or a hub name 'owner/name'."
+        f"dataset {name!r} is neither a known name nor a folder: {guess} a folder or a hub name "
+        "'owner/name'."
     )
 
 
