@@ -103,6 +103,7 @@ def page(read: Read) -> str:
         *methods(read), *accuracy(read), *time(read), *gpu(read), *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
         *gradient(read), *precision(read), *presets(read), *toolkit(read), *devices(read),
+        *faults(read),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -693,6 +694,36 @@ def devices(read: Read) -> list[str]:
 
 
 # How figures are written.
+
+
+FAULTS = {
+    "kills": "SIGKILL before random file events of a run, some of them one after the other",
+    "unreadable": "files and folders of checkpoints that may not be read",
+    "disks": "disks of so little room that most runs cannot end; then there is more",
+    "processes": "a second process, with the same settings and with others",
+    "flat": "2,000 meta-iterations: least and most, after a tenth of them",
+}
+
+
+def faults(read: Read) -> list[str]:
+    one = read("faults")
+    found = {} if one is None else one["found"]
+    rows = [["one bit turned in " + file, counts(seen)]
+            for file, seen in found.get("flips", {}).items()]  # fmt: skip
+    rows += [[what, counts(found[part]) if part in found else OPEN]
+             for part, what in FAULTS.items()]  # fmt: skip
+    return [
+        "## Faults",
+        "What comes of a run of ten digits, twelve meta-iterations with a checkpoint after each, "
+        "beside one that nothing happened to: always the same bits, or a sentence that names the "
+        f"file. (`benchmarks/faults.py`{on(one)})",
+        table(["fault", "how often what came of it"], rows),
+    ]
+
+
+def counts(seen: dict[str, Any]) -> str:
+    """A word in capitals is what must not be; where there is none, there was none."""
+    return ", ".join(f"{what}: {count}" for what, count in seen.items())
 
 
 def where(row: str) -> str:

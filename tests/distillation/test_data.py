@@ -170,7 +170,7 @@ def test_named_set_without_folder_or_network_says_what_to_do(tmp_path, monkeypat
     [
         ("mnits", "did you mean 'mnist'"),
         ("Fashion-MNIST", "did you mean 'fashion_mnist'"),
-        ("zzzz", "the names are digits, mnist"),
+        ("zzzz", "the names are digits, mnist, .*; for other data give a folder"),
         ("./no/such/folder", "is not a folder"),
     ],
 )

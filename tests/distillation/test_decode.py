@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from bilevel_distillation.data import _decode, _room, load
@@ -82,6 +83,41 @@ def test_more_than_8_bits_keep_their_values(values, kind):
     found = picture_of(opened(values, kind), None).pixels
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, values.astype(np.float32))
+
+
+AS_PILLOW = {
+    "bilevel": ("PNG", "1", {}),
+    "fax": ("TIFF", "1", {"compression": "group4"}),
+    "palette": ("PNG", "P", {}),
+    "gray with nothing clear": ("PNG", "LA", {}),
+    "print": ("JPEG", "CMYK", {}),
+    "print, not compressed": ("TIFF", "CMYK", {}),
+    "video": ("TIFF", "YCbCr", {}),
+    "lightness": ("TIFF", "LAB", {}),
+    "progressive": ("JPEG", "RGB", {"progressive": True, "subsampling": 2}),
+    "lossy": ("WEBP", "RGB", {}),
+    "avif": ("AVIF", "RGB", {}),
+    "wavelets": ("JPEG2000", "RGB", {}),
+    "run lengths": ("TGA", "RGBA", {"compression": "tga_rle"}),
+    "with a profile": ("JPEG", "RGB", {"icc_profile": b"unreadable"}),
+    "colour key": ("PNG", "RGB", {"transparency": (1, 2, 3)}),
+    **{f"held {turn}": ("JPEG", "RGB", {"exif": turn}) for turn in (*range(1, 10), 99)},
+}
+
+
+@pytest.mark.parametrize("kind", AS_PILLOW)
+def test_pixels_are_those_that_pillow_reads(kind):
+    name, mode, options = AS_PILLOW[kind]
+    if "exif" in options:
+        exif = PIL.Image.Exif()
+        exif[PIL.Image.ExifTags.Base.Orientation] = options["exif"]
+        options = {"exif": exif}
+    pixels = np.kron(colour(3, 4), np.ones((8, 8, 1), np.uint8))
+    picture = opened(pixels, name, mode, **options)
+    expected = PIL.ImageOps.exif_transpose(picture).convert("L" if mode == "1" else "RGB")
+    found = picture_of(opened(pixels, name, mode, **options), None)
+    assert not found.was_clear
+    np.testing.assert_array_equal(found.pixels, np.asarray(expected))
 
 
 def test_values_that_are_no_numbers_are_an_error():

@@ -231,6 +231,27 @@ def test_a_failed_export_leaves_the_earlier_one(digits, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["out"]
 
 
+LEFT = {
+    ".out.0123abcd.partial": True,
+    ".other.0123abcd.partial": False,  # of another place
+    ".out.0123.partial": False,
+    ".out.fedcba98.partial": False,  # still being written
+    ".out.76543210.partial": False,  # holds what no export writes
+}
+
+
+def test_what_killed_exports_left_is_removed_by_the_next_one(digits, tmp_path):
+    for name in LEFT:
+        export(digits, tmp_path / name, "hf")
+        (tmp_path / name / ".README.md.0123abcd.partial").write_text("half")
+    (tmp_path / ".out.76543210.partial" / "mine.txt").write_text("mine")
+    for path in tmp_path.rglob("*"):
+        if "fedcba98" not in str(path):
+            os.utime(path, (1e9, 1e9))
+    export(digits, tmp_path / "out", "npz")
+    assert {name: not (tmp_path / name).exists() for name in LEFT} == LEFT
+
+
 def test_unknown_form(digits, tmp_path):
     with pytest.raises(ValueError, match="to is 'tar'; choose one of 'hf', 'npz', 'png'"):
         export(digits, tmp_path, "tar")

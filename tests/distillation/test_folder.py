@@ -172,7 +172,19 @@ LAYOUTS = {
     ),
     "unlabelled test pictures": (("train/a", "train/b", "test"), ("a", "b"), ("'test'", "10 ")),
     "glob characters": (("[a]*", "b::c?"), ("[a]*", "b::c?"), ()),
-    "names that differ by case": (("Cat", "cat", "CAT"), ("CAT", "Cat", "cat"), ()),
+    "names that differ by case": (
+        ("Cat", "cat", "CAT", "c at"), ("CAT", "Cat", "c at", "cat"), ("'CAT', 'Cat', 'c at'",),
+    ),
+    "names that are the same text": (
+        ("caf\u00e9", "cafe\u0301", "b"), ("b", "caf\u00e9"), ("taken as one class",),
+    ),
+    "the same text in each split": (
+        ("train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b"), ("b", "caf\u00e9"), (),
+    ),
+    "a test split alone": (("test/a", "test/b"), ("a", "b"), ("'test', is trained on",)),
+    "test pictures in a folder": (
+        ("train/a", "train/b", "test/images"), ("a", "b"), ("'test'", "10 "),
+    ),
 }  # fmt: skip
 
 
@@ -247,37 +259,28 @@ def test_class_names_that_are_no_text(tmp_path):
     assert names == ("a", "caf\\xe9") and count == 20
 
 
-PLACES = [(c, i) for c in "ab" for i in range(10)]
-METADATA = {
-    "metadata.csv": "file_name,site\n"
-    + "".join(f"{c}/{i:03d}.png,{'NS'[i % 2]}\n" for c, i in PLACES),
-    "metadata.jsonl": "".join(
-        f'{{"file_name": "{c}/{i:03d}.png", "label": "{i % 2}"}}\n' for c, i in PLACES
-    ),
-}
+def test_tables_beside_pictures_hide_none_of_them(tmp_path, caplog):
+    import datasets
 
-
-@pytest.mark.parametrize("name", METADATA)
-def test_class_folders_stay_the_classes_beside_metadata(tmp_path, caplog, name):
     root = fill(tmp_path / "set", "a", "b")
-    (root / name).write_text(METADATA[name])
+    for name in ("scores.parquet", "a/train.parquet"):
+        datasets.Dataset.from_dict({"score": [1.0], "file": ["000.png"]}).to_parquet(root / name)
+    (root / "state.json").write_text("{}")
     assert held(root) == (("a", "b"), 20)
-    assert ("'label'" in caplog.text) == (name == "metadata.jsonl")
-    if name == "metadata.csv":
-        data = load(root, label_column="site")
-        assert data.class_names == ("N", "S") and np.bincount(data.train_labels).min() > 5
+    assert "'a/train.parquet', 'scores.parquet'" in caplog.text
 
 
-def test_metadata_names_the_classes_of_pictures_without_folders(tmp_path):
-    root = fill(tmp_path / "set", ".")
-    rows = "".join(f"{i:03d}.png,{'ill' if i % 2 else 'healthy'}\n" for i in range(10))
-    (root / "metadata.csv").write_text("file_name,label\n" + rows)
-    assert held(root) == (("healthy", "ill"), 10)
+def test_pictures_that_links_double_are_named(tmp_path, caplog):
+    root = fill(tmp_path / "set", "train/a", "train/b")
+    (root / "test").symlink_to("train")
+    (root / "train" / "a" / "again.png").symlink_to("../b/000.png")
+    assert held(root)[1] == 42
+    assert "'test -> train'" in caplog.text
+    assert "'train/a/again.png -> train/b/000.png'" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "\0\xff", ""])
-def test_metadata_that_describes_no_pictures_is_said(tmp_path, caplog, content):
-    root = fill(tmp_path / "set", "a", "b")
-    (root / "metadata.csv").write_text(content)
+def test_what_systems_put_beside_the_data_is_no_class(tmp_path, caplog):
+    root = fill(tmp_path / "set", "a", "b", "@eaDir", "a/@eaDir/000.png", "__MACOSX/a")
+    write(root / "a", {"._000.png": b"\0\5\26\7", ".DS_Store": b"\0", "desktop.ini": b""})
     assert held(root) == (("a", "b"), 20)
-    assert "'metadata.csv'" in caplog.text and "not used" in caplog.text
+    assert "31 hidden pictures" in caplog.text

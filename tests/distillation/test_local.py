@@ -88,6 +88,16 @@ def test_files_of_one_split_that_number_their_classes_differently_are_refused(tm
         load(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nonsense", "pointer"])
+@pytest.mark.parametrize("name", ["train.parquet", "train.arrow"])
+def test_a_file_of_rows_that_cannot_be_read_is_named(tmp_path, name, content):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / name).write_bytes(pointer if content == "pointer" else content)
+    reason = "pointer of Git LFS.*git lfs pull" if content == "pointer" else ""
+    with pytest.raises(ValueError, match=f"'{name}' of dataset .* cannot be read .*{reason}"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("write_as", ["stream", "file"])
 def test_arrow_files(tmp_path, write_as):
     import pyarrow

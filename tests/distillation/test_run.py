@@ -24,6 +24,7 @@ from bilevel_distillation import (
     run,
 )
 from bilevel_distillation._folder import RunFolder
+from bilevel_distillation.data import load
 
 TINY = RunConfig(
     dataset="digits",
@@ -272,6 +273,31 @@ def test_only_one_process_goes_on_with_a_run(copy):
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     holder.release()
     run(replace(TINY, out=copy))
+
+
+def test_a_run_whose_data_changed_does_not_go_on(copy, complete, monkeypatch):
+    import bilevel_distillation._run as module
+
+    data, config = load("digits"), replace(TINY, out=copy)
+    doubled = np.ones((1, 2, 2, 1), np.uint8)
+    changes = {
+        "its training images": {"train_images": data.train_images[::-1].copy()},
+        "its test images": {"test_labels": (data.test_labels + 1) % 10},
+        "its class names": {"class_names": tuple("abcdefghij")},
+        "its training images and its test images": {  # of another size
+            name: np.kron(getattr(data, name), doubled) for name in ("train_images", "test_images")
+        },
+    }
+    with monkeypatch.context() as patch:
+        for i, (what, change) in enumerate(changes.items()):
+            changed = replace(data, **change)
+            patch.setattr(module, "load_data", lambda config, changed=changed: changed)
+            if i == 0:
+                assert run(config) == complete[1]  # complete: it is only read
+                (copy / "results.json").unlink()
+            with pytest.raises(ValueError, match=rf"have changed since it began \({what}\): put"):
+                run(config)
+    assert run(config) == complete[1]
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "history", "damaged"])

@@ -39,6 +39,7 @@ class RunFolder:
 
     config.json      the settings, complete
     preprocess.npz   what brings images into training space, as fitted at the start
+    data.json        checksums of the images and labels that the run began with
     metrics.jsonl    one JSON object a line
     checkpoints/     the last two
     history/         snapshots of the images, 000123.npz after iteration 123
@@ -58,6 +59,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.preprocess = path / "preprocess.npz"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.distilled = path / "distilled.npz"
@@ -164,6 +166,25 @@ class RunFolder:
             if missing:
                 raise ValueError(f"it has no {min(missing)}")
         return from_json(content.decode("utf-8"), self.config)
+
+    def keep_data(self, fingerprint: dict[str, str]) -> None:
+        """Note what the run's data are, or raise where it began with others: it could not go on to
+        the same bits.
+        """
+        known = self.sound(self.data, self._read_data)
+        if known is None:
+            self.write_json(self.data, fingerprint)
+            return
+        changed = [name for name, digest in fingerprint.items() if known.get(name) != digest]
+        if changed:
+            raise ValueError(
+                f"the data of the run in out={str(self.path)!r} have changed since it began (its "
+                f"{' and its '.join(changed)}): put back what was there to go on, or give another "
+                "--out."
+            )
+
+    def _read_data(self) -> dict[str, str]:
+        return self.read_json(self.data, dict, "delete it, and the data are taken as they are")
 
     def read_preprocessor(self) -> Preprocessor | None:
         if not self.preprocess.exists():

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ._artifacts import (
     differing,
     finite,
     guarded,
+    is_leftover,
     parse_json,
     read_bytes,
     sha256_of,
@@ -30,6 +33,8 @@ _NAME = re.compile(
     r"|[^/\\]+_[0-9]{3,}\.png|data/train-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?\.parquet"
 )
 _REMEDY = "export or copy it again"
+_ABANDONED = 3600.0
+"""Seconds after which nobody is writing an unfinished export any more."""
 
 
 def publish(distilled: DistilledSet, folder: Path, write: Callable[[Path], object]) -> Path:
@@ -46,7 +51,28 @@ def publish(distilled: DistilledSet, folder: Path, write: Callable[[Path], objec
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+    for left in _abandoned(folder):
+        shutil.rmtree(left, ignore_errors=True)
     return folder
+
+
+def _abandoned(folder: Path) -> list[Path]:
+    """What killed exports to this place left beside it: of their names, holding nothing but what
+    exports write, and changed by nobody for an hour.
+    """
+    start = unfinished_name(folder.name)[: -len("01234567.partial")]
+    found = []
+    with suppress(OSError):  # where it cannot be looked into, it is left alone
+        for place in folder.parent.iterdir():
+            if not (place.name.startswith(start) and is_leftover(place.name)):
+                continue
+            if place.is_symlink() or not place.is_dir():
+                continue
+            ours = all(_NAME.fullmatch(one) or is_leftover(Path(one).name) for one in _files(place))
+            last = max(path.lstat().st_mtime for path in (place, *place.rglob("*")))
+            if ours and time.time() - last > _ABANDONED:
+                found.append(place)
+    return found
 
 
 def _put_in_place(new: Path, folder: Path, old: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ._checkpoints import Checkpoints
 from ._config import RunConfig
 from ._devices import from_first, in_any, is_first
-from ._distillation import Distillation, Diverged
+from ._distillation import Distillation, Diverged, load_data
 from ._distilled import DistilledSet
 from ._finish import finish, missing
 from ._folder import RunFolder
@@ -64,8 +64,10 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
 def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
     if config.dataset not in ("digits", *PRESETS):
         check_apart(config.dataset, config.out)
-    preprocessor = from_first(folder.open)
-    distillation = Distillation(config, preprocessor=preprocessor)
+    preprocessor, data = from_first(folder.open), load_data(config)
+    if preprocessor is not None and preprocessor.image_shape != data.image_shape:
+        preprocessor = None  # of other settings or data, which is said below
+    distillation = Distillation(config, data, preprocessor)
 
     def claim() -> tuple[DistilledSet | None, dict[str, Any] | None]:
         folder.check_free()
@@ -76,6 +78,8 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, 
         return distilled, folder.sound(folder.results, folder.read_results)
 
     distilled, results = from_first(claim)
+    if distilled is None or results is None:
+        from_first(lambda: folder.keep_data(data.fingerprint()))
     if is_first():
         folder.keep_preprocessor(distillation.preprocessor)
     if distilled is not None and results is not None:
@@ -331,7 +335,7 @@ class _Signals:
 def _judge(
     distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
 ) -> dict[str, Any]:
-    config = distillation.config
+    config, data = distillation.config, distillation.data
     reporter.begin("evaluating", 2 * config.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
@@ -339,9 +343,7 @@ def _judge(
 
     results = {
         "distilled": judge(config, held, distilled, done=done),
-        "random_subset": judge_random_subsets(
-            config, distillation.data, held, distilled, done=done
-        ),
+        "random_subset": judge_random_subsets(config, data, held, distilled, done=done),
     }
     reporter.end()
     return results

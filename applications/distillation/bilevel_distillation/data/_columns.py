@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ._rows import Rows
-from ._words import same_split
+from ._words import composed, same_split, some
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -117,14 +117,15 @@ def read_labels(
     Raises:
         ValueError: if a label is missing, or its name is none of `class_names`.
     """
-    place = {name: i for i, name in enumerate(class_names)}
+    place = {composed(name): i for i, name in enumerate(class_names)}
+    place |= {name: i for i, name in enumerate(class_names)}
     values = rows.values(column)
     names = _label_names(rows, column)
     if names is None:
         found = {value: _place_of(value, place) for value in set(values)}
     else:
         found = {
-            value: place.get(names[value], -1)
+            value: _place_of(names[value], place)
             if value is not None and 0 <= value < len(names)
             else -1
             for value in set(values)
@@ -134,8 +135,8 @@ def read_labels(
         named = [_called(value, names) for value in wrong[:3]]
         raise ValueError(
             f"label column {column!r} of {where} holds {_listed(named)}, none of the "
-            f"{len(class_names)} classes of the training split; choose a labelled split with "
-            "train_split= or test_split=, or another label_column=."
+            f"{len(class_names)} classes of the training split ({some(list(class_names))}); choose "
+            "a labelled split with train_split= or test_split=, or another label_column=."
         )
     return np.array([found[value] for value in values], np.int32)
 
@@ -158,7 +159,9 @@ def _called(value: Any, names: Sequence[str] | None) -> Any:
 
 def _place_of(value: Any, place: Mapping[str, int]) -> int:
     negative = isinstance(value, int) and value < 0
-    return -1 if value is None or negative else place.get(str(value), -1)
+    if value is None or negative:
+        return -1
+    return place.get(str(value), place.get(composed(str(value)), -1))
 
 
 def _is_label(feature: Any) -> bool:

@@ -118,11 +118,14 @@ def bring_to_bytes(splits: Sequence[Decoded]) -> None:
     deep = [image for split in splits for image in split.deep.values()]
     if not deep:
         return
-    low, high = min(image.min() for image in deep), max(image.max() for image in deep)
+    # In float64, for the difference of two float32 may be no float32 any more.
+    low = min(float(image.min()) for image in deep)
+    high = max(float(image.max()) for image in deep)
     scale = 255 / (high - low) if high > low else 0.0
     for split in splits:
         for place, image in split.deep.items():
-            split.pixels[place] = np.rint((image - low) * scale).astype(np.uint8)[:, :, None]
+            values = (image.astype(np.float64) - low) * scale
+            split.pixels[place] = np.rint(values).astype(np.uint8)[:, :, None]
     total = sum(len(split.pixels) for split in splits)
     mixed = f"; the other {total - len(deep)} have 8 bits, and stay as they are"
     _log.warning(

@@ -2,15 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._kinds import is_called_picture, is_note, is_picture
 from ._listing import Listing
 from ._metadata import Metadata, read_metadata
 from ._rows import FolderRows
-from ._words import in_order, split_of_folder
+from ._tree import Node, grow
+from ._words import composed, in_order, some, split_of_folder
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -23,40 +22,6 @@ MOST_LEFT = 0.1
 """Share of the pictures that may lie where no class is."""
 
 
-@dataclass
-class _Node:
-    """A folder: its pictures, other files that are no notes, and the folders in it."""
-
-    path: str
-    pictures: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    children: dict[str, "_Node"] = field(default_factory=dict)
-
-    def all_pictures(self) -> Iterator[str]:
-        yield from self.pictures
-        for child in self.children.values():
-            yield from child.all_pictures()
-
-    def all_others(self) -> Iterator[str]:
-        yield from self.others
-        for child in self.children.values():
-            yield from child.all_others()
-
-    def filled(self) -> dict[str, "_Node"]:
-        """The folders in it that hold pictures, however deep."""
-        return {name: child for name, child in self.children.items() if child.is_filled()}
-
-    def is_filled(self) -> bool:
-        return next(self.all_pictures(), None) is not None
-
-    def holders(self) -> int:
-        """How many folders hold pictures themselves, this one included."""
-        return bool(self.pictures) + sum(child.holders() for child in self.children.values())
-
-    def is_nested(self) -> bool:
-        return not self.pictures and self.is_filled()
-
-
 def read_folder(listing: Listing, name: str) -> dict[str, FolderRows]:
     """The splits of a folder of pictures, with a class folder's pictures under its name.
 
@@ -66,15 +31,19 @@ def read_folder(listing: Listing, name: str) -> dict[str, FolderRows]:
     Raises:
         ValueError: there are no pictures, or it is not clear which folders the classes are.
     """
-    tree = _grow(listing, name)
+    tree = grow(listing, name)
     if not tree.is_filled():
         raise ValueError(_nothing_there(listing, name))
     metadata = read_metadata(listing, name)
-    passed: list[_Node] = []
+    passed: list[Node] = []
+    splits = _find_splits(tree, name, metadata, passed)
+    nodes = {split: _unwrapped(node, passed) for split, node in splits.items()}
+    may_tell = all(len(node.filled()) < 2 for node in nodes.values())
     found = {}
-    for split, node in _find_splits(tree, name, passed).items():
-        where = f"folder {node.path!r} of {name!r}" if node.path else f"dataset {name!r}"
-        found[split] = _rows(listing, _unwrapped(node, passed), metadata, where)
+    for split, node in nodes.items():
+        path = splits[split].path
+        where = f"folder {path!r} of {name!r}" if path else f"dataset {name!r}"
+        found[split] = _rows(listing, node, metadata, where, may_tell)
     for node in passed:
         _tell_empty(node, f"dataset {name!r}")
     others = sorted(tree.all_others())
@@ -97,8 +66,9 @@ def read_pictures(
     found = {}
     for split, files in splits.items():
         only = Listing(listing.root, files, refused=listing.refused)
-        node = _unwrapped(_grow(only, name), [], any_name=True)
-        found[split] = _rows(only, node, metadata, f"split {split!r} of dataset {name!r}")
+        node = _unwrapped(grow(only, name), any_name=True)
+        where = f"split {split!r} of dataset {name!r}"
+        found[split] = _rows(only, node, metadata, where, may_tell=False)
     used = {file for files in splits.values() for file in files}
     rest = [file for file in listing.files if file not in used and is_picture(file, listing.root)]
     if rest:
@@ -113,38 +83,7 @@ def read_pictures(
     return found
 
 
-def _grow(listing: Listing, name: str) -> _Node:
-    root = _Node("")
-
-    def at(path: str) -> _Node:
-        node = root
-        for part in path.split("/") if path else ():
-            node = node.children.setdefault(part, _Node(f"{node.path}/{part}".lstrip("/")))
-        return node
-
-    for folder in listing.folders:
-        at(folder)
-    for file in listing.files:
-        node = at(file.rpartition("/")[0])
-        if is_picture(file, listing.root):
-            node.pictures.append(file)
-        elif not is_note(file):
-            node.others.append(file)
-    for path, why in listing.refused.items():
-        node = at(path.rpartition("/")[0])
-        if is_called_picture(path):
-            node.pictures.append(path)
-        elif "circle" in why or "regular" in why:
-            _log.warning("%r of dataset %r is %s, and is left out.", path, name, why)
-        elif not is_note(path):
-            raise ValueError(
-                f"{path!r} of dataset {name!r} is {why}, which is not followed: put what it leads "
-                "to in its place, e.g. with `cp -rL`, or remove it."
-            )
-    return root
-
-
-def _find_splits(node: _Node, name: str, passed: list[_Node]) -> dict[str, _Node]:
+def _find_splits(node: Node, name: str, metadata: Metadata, passed: list[Node]) -> dict[str, Node]:
     """The folder of each split; all is `train` where no folder is one.
 
     `passed` gets the folders above them.
@@ -152,27 +91,31 @@ def _find_splits(node: _Node, name: str, passed: list[_Node]) -> dict[str, _Node
     node = _unwrapped(node, passed)
     tops = node.filled()
     words = {top: split for top in tops if (split := split_of_folder(top))}
-    if not any(tops[top].is_nested() for top in words):
+    # Folders of pictures without classes are splits where metadata name the classes of these.
+    told = {top for top in words if metadata.labels(tops[top].pictures)}
+    told = told if words.keys() == tops.keys() else set()
+    if not any(tops[top].is_nested() or top in told for top in words):
         return {"train": node}
     passed.append(node)
-    return _splits(node, tops, words, name)
+    return _splits(node, tops, words, told, name)
 
 
-def _unwrapped(node: _Node, passed: list[_Node], *, any_name: bool = False) -> _Node:
-    """Without the folders around all, as many archives have them."""
+def _unwrapped(node: Node, passed: list[Node] | None = None, *, any_name: bool = False) -> Node:
+    """Without the folders around all, as many archives have them; `passed` gets these."""
     tops = node.filled()
     if node.pictures or len(tops) != 1:
         return node
     ((top, only),) = tops.items()
     if not only.is_nested() or (split_of_folder(top) and not any_name):
         return node
-    passed.append(node)
+    if passed is not None:
+        passed.append(node)
     return _unwrapped(only, passed, any_name=any_name)
 
 
 def _splits(
-    node: _Node, tops: dict[str, _Node], words: dict[str, str], name: str
-) -> dict[str, _Node]:
+    node: Node, tops: dict[str, Node], words: dict[str, str], told: set[str], name: str
+) -> dict[str, Node]:
     others = [top for top in tops if top not in words]
     flat = [top for top in others if tops[top].pictures]
     if flat:
@@ -182,15 +125,20 @@ def _splits(
             f"{flat[0]!r} that holds pictures, as a class does: move one of them away, or move the "
             f"pictures of {word!r} together if it is a class."
         )
-    splits: dict[str, _Node] = {}
+    splits: dict[str, Node] = {}
+    classes = {top: set(_unwrapped(child).filled()) for top, child in tops.items()}
+    several = [names for names in classes.values() if len(names) > 1]
     for top, child in tops.items():
-        split = words.get(top, top)
-        if not child.is_nested() and not child.filled():
+        split, own = words.get(top, top), classes[top]
+        # One folder that is no class elsewhere is as good as none, such as `test/images`.
+        unclassed = split != "train" and len(own) == 1 and several
+        unclassed = unclassed and not any(own & names for names in several)
+        if top not in told and (not own or unclassed):
             _log.warning(
-                "Folder %r of dataset %r holds %d pictures and no class folders: it is not used.",
+                "Folder %r of dataset %r holds %d pictures in no class folders: it is not used.",
                 child.path,
                 name,
-                len(child.pictures),
+                len(list(child.all_pictures())),
             )
         elif split in splits:
             raise ValueError(
@@ -202,12 +150,20 @@ def _splits(
     return {split: splits[split] for split in in_order(splits)}
 
 
-def _rows(listing: Listing, node: _Node, metadata: Metadata, where: str) -> FolderRows:
+def _rows(
+    listing: Listing, node: Node, metadata: Metadata, where: str, may_tell: bool
+) -> FolderRows:
+    """The pictures below a folder, by the folders in it; or, where there is but one, which is no
+    class among others, and metadata `may_tell`, by these.
+    """
     import datasets
 
     features: dict[str, Any] = {"image": datasets.Image()}
-    if not node.filled() and metadata.describes(node.pictures):
-        files = sorted(node.pictures)
+    pictures = list(node.all_pictures())
+    is_flat = not node.filled() and metadata.describes(pictures)
+    if is_flat or may_tell and len(node.filled()) == 1 and metadata.labels(pictures):
+        files, missing = metadata.labelled(pictures)
+        _tell_unclassed(missing, len(files), where, "have no label in the metadata")
         columns, kinds = metadata.columns(files)
     else:
         classes = _classes(node, where)
@@ -221,7 +177,7 @@ def _rows(listing: Listing, node: _Node, metadata: Metadata, where: str) -> Fold
     return FolderRows(listing.root, files, columns, every, listing.refused)
 
 
-def _classes(node: _Node, where: str) -> dict[str, list[str]]:
+def _classes(node: Node, where: str) -> dict[str, list[str]]:
     """The pictures of each class folder."""
     tops = node.filled()
     if not tops:
@@ -245,13 +201,33 @@ def _classes(node: _Node, where: str) -> dict[str, list[str]]:
             ", ".join(map(repr, several)),
             where,
         )
-    classes = {_readable(top): list(child.all_pictures()) for top, child in tops.items()}
-    if node.pictures:
-        _tell_unclassed(node, sum(map(len, classes.values())), where)
+    classes: dict[str, list[str]] = {}
+    for top, child in tops.items():
+        if (label := _readable(top)) in classes:
+            _log.warning("%s has two folders %r, whose accents are written differently: they are "
+                         "taken as one class.", where, label)  # fmt: skip
+        classes.setdefault(label, []).extend(child.all_pictures())
+    _tell_alike(list(classes), where)
+    classed = sum(map(len, classes.values()))
+    _tell_unclassed(node.pictures, classed, where, "lie in no class folder")
     return classes
 
 
-def _check_empty(node: _Node, where: str) -> None:
+def _tell_alike(names: list[str], where: str) -> None:
+    """Of class folders that were perhaps meant to be one."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for several in alike.values():
+        if len(several) > 1:
+            _log.warning(
+                "The class folders %s of %s differ by case or spaces alone, and stay apart.",
+                some(several),
+                where,
+            )
+
+
+def _check_empty(node: Node, where: str) -> None:
     """Of class folders without a picture: a warning, or an error where files are in them."""
     for top, child in node.children.items():
         others = [] if child.is_filled() else list(child.all_others())
@@ -263,29 +239,34 @@ def _check_empty(node: _Node, where: str) -> None:
     _tell_empty(node, where)
 
 
-def _tell_empty(node: _Node, where: str) -> None:
+def _tell_empty(node: Node, where: str) -> None:
     for top, child in node.children.items():
         if not child.is_filled():
             _log.warning("Folder %r of %s holds no pictures, and is no class.", top, where)
 
 
-def _tell_unclassed(node: _Node, classed: int, where: str) -> None:
-    named = some(node.pictures)
-    if len(node.pictures) > MOST_LEFT * (len(node.pictures) + classed):
-        raise ValueError(
-            f"{len(node.pictures)} pictures of {where} lie in no class folder ({named}): move each "
-            "into the folder of its class, or away."
-        )
-    _log.warning(
-        "%d pictures of %s lie in no class folder, and are left out: %s.",
-        len(node.pictures),
-        where,
-        named,
-    )
+def _tell_unclassed(pictures: list[str], classed: int, where: str, why: str) -> None:
+    if not pictures:
+        return
+    found, named = f"{len(pictures)} pictures of {where} {why}", some(pictures)
+    if len(pictures) > MOST_LEFT * (len(pictures) + classed):
+        remedy = "move each into the folder of its class" if "folder" in why else (
+            "add one for each")  # fmt: skip
+        raise ValueError(f"{found} ({named}): {remedy}, or move them away.")
+    _log.warning("%s, and are left out: %s.", found, named)
 
 
 def tell_hidden(listing: Listing, name: str) -> None:
-    """Name the pictures whose names, or folders, begin with a dot."""
+    """Name the pictures whose names, or folders, begin with a dot, and those that links double."""
+    if listing.twice:
+        named = [f"{link} -> {to}" for link, to in listing.twice.items()]
+        _log.warning(
+            "%d links of dataset %r lead to what is used under its own name too, in another class "
+            "or split perhaps: %s.",
+            len(named),
+            name,
+            some(named),
+        )
     hidden = [file for file in listing.hidden if is_called_picture(file)]
     if hidden:
         _log.warning(
@@ -308,9 +289,4 @@ def _nothing_there(listing: Listing, name: str) -> str:
 
 def _readable(name: str) -> str:
     """A folder's name as text, also where it is none in the system's encoding."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
+    return composed(os.fsencode(name).decode("utf-8", "backslashreplace"))

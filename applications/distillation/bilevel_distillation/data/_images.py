@@ -1,5 +1,7 @@
 """A labelled image data set in memory."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +63,14 @@ class ImageData:
     def classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Checksums that tell whether training data, test data and class names are the same."""
+        return {
+            "training images": _sum(self.train_images, self.train_labels),
+            "test images": _sum(self.test_images, self.test_labels),
+            "class names": hashlib.sha256(json.dumps(self.class_names).encode()).hexdigest(),
+        }
 
 
 def check_images_per_class(data: ImageData, ipc: int) -> None:
@@ -137,3 +147,10 @@ def _checked_labels(
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(str(size) for size in shape)
+
+
+def _sum(images: np.ndarray, labels: np.ndarray) -> str:
+    digest = hashlib.sha256(str(images.shape).encode())
+    for array in (images, labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

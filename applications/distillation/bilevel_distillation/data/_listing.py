@@ -5,6 +5,11 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_KEPT_APART = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+"""Folders that systems make and keep their own things in, also pictures."""
+
 
 @dataclass
 class Listing:
@@ -14,7 +19,9 @@ class Listing:
         root: the folder, links resolved.
         files: regular files, by links that stay in the folder as well.
         folders: folders, empty ones too.
-        hidden: files whose name, or a folder's above them, begins with a dot.
+        hidden: files whose name, or a folder's above them, begins with a dot, and what systems put
+            beside the data.
+        twice: links, and what they lead to, which is listed under its own name as well.
         refused: what is not followed or opened, and why: links that lead out of the folder, in a
             circle or nowhere, pipes and devices.
     """
@@ -24,6 +31,7 @@ class Listing:
     folders: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    twice: dict[str, str] = field(default_factory=dict)
 
 
 def listed(folder: Path) -> Listing:
@@ -36,6 +44,8 @@ def listed(folder: Path) -> Listing:
     _walk(listing, listing.root, "", (os.fspath(listing.root),), hidden=False)
     for names in (listing.files, listing.folders, listing.hidden):
         names.sort()
+    own = {*listing.files, *listing.folders}
+    listing.twice = {link: to for link, to in sorted(listing.twice.items()) if to in own}
     return listing
 
 
@@ -54,7 +64,10 @@ def _walk(
             if problem:
                 listing.refused[name] = problem
                 continue
-            apart = hidden or entry.name.startswith(".") or entry.name == "__MACOSX"
+            apart = hidden or entry.name.startswith(".") or entry.name in _KEPT_APART
+            if entry.is_symlink() and not apart:
+                target = Path(os.path.realpath(entry.path))
+                listing.twice[name] = target.relative_to(listing.root).as_posix()
             if not entry.is_dir():
                 (listing.hidden if apart else listing.files).append(name)
                 continue

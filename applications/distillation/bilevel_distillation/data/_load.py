@@ -26,6 +26,7 @@ from ._presets import PRESETS, Preset
 from ._quiet import quiet_datasets
 from ._rows import DatasetRows, Rows
 from ._split import hold_out
+from ._words import split_of_folder
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def load(
         return load_digits()
 
     preset = PRESETS.get(name)
-    splits = _read_splits(name, preset)
+    splits = _read_splits(name, preset, image_column)
     any_features = next(iter(splits.values())).features
     if preset is not None:
         # A local copy of a named data set may be laid out in its own way: then it is searched.
@@ -106,7 +107,10 @@ def load(
         train_split = train_split or _if_in(splits, preset.train_split)
         test_split = test_split or _if_in(splits, preset.test_split)
         resolution = resolution or preset.resolution
-    train_split = find_train_split(splits, train_split, name)
+    asked, train_split = train_split, find_train_split(splits, train_split, name)
+    if asked is None and split_of_folder(train_split) not in ("train", None):
+        _log.warning("Dataset %r has no training split: its only one, %r, is trained on.", name,
+                     train_split)  # fmt: skip
     test_split = find_test_split(splits, test_split, train_split, name)
     train = splits[train_split]
     test = None if test_split is None else splits[test_split]
@@ -222,7 +226,7 @@ def _pixels(rows: Rows, column: str, resolution: int | None, where: str, **room:
     return decode_images(rows, column, resolution, where, **room)
 
 
-def _read_splits(name: str, preset: Preset | None) -> Mapping[str, Rows]:
+def _read_splits(name: str, preset: Preset | None, image_column: str | None) -> Mapping[str, Rows]:
     """The splits of a data set, wherever it is."""
     local = Path(name).expanduser()
     if preset is not None:
@@ -240,7 +244,7 @@ def _read_splits(name: str, preset: Preset | None) -> Mapping[str, Rows]:
         _check_hub_name(name)
         return _read_hub(name, name, None)
     try:
-        return read_local(local, name)
+        return read_local(local, name, image_column)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"dataset {name!r} cannot be read ({_reason(error)}); check that it is a folder of "
@@ -304,10 +308,11 @@ def _check_hub_name(name: str) -> None:
         )
     known = ("digits", *PRESETS)
     close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-    guess = f"did you mean {close[0]!r}?" if close else f"the names are {', '.join(known)};"
+    guess = f"did you mean {close[0]!r}? Otherwise give" if close else (
+        f"the names are {', '.join(known)}; for other data give")  # fmt: skip
     raise FileNotFoundError(
-        f"dataset {name!r} is neither a known name nor a folder: {guess} Otherwise give a folder "
-        "or a hub name 'owner/name'."
+        f"dataset {name!r} is neither a known name nor a folder: {guess} a folder or a hub name "
+        "'owner/name'."
     )
 
 

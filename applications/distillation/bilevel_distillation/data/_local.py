@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._card import CARD, read_patterns
-from ._folder import read_folder, read_pictures, some, tell_hidden
+from ._folder import read_folder, read_pictures, tell_hidden
 from ._kinds import TABLES, is_picture
 from ._listing import Listing, is_inside, listed
 from ._quiet import quiet_datasets
-from ._rows import DatasetRows, FileRows, Rows, schema_of
-from ._words import in_order, split_of_file
+from ._rows import DatasetRows, FileRows, Rows, is_pointer, schema_of
+from ._words import in_order, some, split_of_file
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -22,17 +22,19 @@ else:  # heavy imports wait until they are used
 _log = logging.getLogger(__name__)
 
 
-def read_local(folder: Path, name: str) -> Mapping[str, Rows]:
+def read_local(folder: Path, name: str, column: str | None = None) -> Mapping[str, Rows]:
     """The splits of a folder: of Parquet or Arrow files, as `Dataset.save_to_disk` leaves it, or of
     pictures with one subfolder a class.
 
-    Nothing outside of the folder is read, whatever links and names it holds.
+    Nothing outside of the folder is read, whatever links and names it holds. Beside pictures only
+    tables count that have images, or the image column that was asked for.
 
     Raises:
         OSError: a file or folder cannot be read.
         ValueError: there are no data that can be read, or their layout is not clear.
     """
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    saved = ("dataset_dict.json",), ("state.json", "dataset_info.json")
+    if any(all((folder / one).is_file() for one in names) for names in saved):
         return _read_saved(folder.resolve(), name)
     listing = listed(folder)
     patterns = read_patterns(listing, name)
@@ -43,7 +45,7 @@ def read_local(folder: Path, name: str) -> Mapping[str, Rows]:
                 "mend the README."
             )
         if patterns != ".":
-            return read_local(listing.root / patterns, name)
+            return read_local(listing.root / patterns, name, column)
     elif patterns is not None:
         files = {file for files in patterns.values() for file in files}
         tables = {file for file in files if _is_table(file)}
@@ -55,11 +57,33 @@ def read_local(folder: Path, name: str) -> Mapping[str, Rows]:
         read = _read_tables if tables else read_pictures
         return read(listing, patterns, name)
     splits = _table_splits(listing, name)
-    return _read_tables(listing, splits, name) if splits else read_folder(listing, name)
+    if splits and _hold_images(listing, splits, name, column):
+        return _read_tables(listing, splits, name)
+    return read_folder(listing, name)
+
+
+def _hold_images(
+    listing: Listing, splits: dict[str, list[str]], name: str, column: str | None
+) -> bool:
+    """Whether the images are in the tables, and not in pictures beside them."""
+    import datasets
+
+    if not any(is_picture(file, listing.root) for file in listing.files):
+        return True
+    told = _told_features(listing)
+    for file in (file for files in splits.values() for file in files):
+        features = _features(listing.root / file, told, name)
+        kinds = {str(getattr(kind, "dtype", "")) for kind in features.values()}
+        if column in features or kinds & {"binary", "large_binary"} or any(
+            isinstance(kind, datasets.Image) or isinstance(kind, dict) and "bytes" in kind
+            for kind in features.values()
+        ):  # fmt: skip
+            return True
+    return False
 
 
 def _is_table(file: str) -> bool:
-    return Path(file).suffix.lower() in TABLES and not Path(file).name.startswith("metadata.")
+    return Path(file).suffix.lower() in TABLES and Path(file).stem.lower() != "metadata"
 
 
 def _table_splits(listing: Listing, name: str) -> dict[str, list[str]]:
@@ -92,7 +116,7 @@ def _read_tables(listing: Listing, splits: dict[str, list[str]], name: str) -> d
     for split, files in splits.items():
         features: Features | None = None
         for file in files:
-            own = _features(listing.root / file, told)
+            own = _features(listing.root / file, told, name)
             if features is not None and own != features:
                 raise ValueError(
                     f"{file!r} of dataset {name!r} has other columns or classes than "
@@ -114,11 +138,20 @@ def _read_tables(listing: Listing, splits: dict[str, list[str]], name: str) -> d
     return found
 
 
-def _features(path: Path, told: list[Features]) -> Features:
+def _features(path: Path, told: list[Features], name: str) -> Features:
     """What the columns of a file hold: as it says itself, else as the README says."""
     import datasets
 
-    schema = schema_of(path)
+    try:
+        schema = schema_of(path)
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        if is_pointer(path):
+            reason = "it is a pointer of Git LFS: `git lfs pull` fetches the file"
+        raise ValueError(
+            f"{path.name!r} of dataset {name!r} cannot be read ({reason}): fetch or write it "
+            "again, or move it away."
+        ) from error
     own = datasets.Features.from_arrow_schema(schema)
     if b"huggingface" in (schema.metadata or {}):
         return own

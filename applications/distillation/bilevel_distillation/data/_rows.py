@@ -170,7 +170,19 @@ def open_bytes(content: bytes) -> Image:
 def open_file(path: Path) -> Image:
     import PIL.Image
 
-    return PIL.Image.open(path, formats=formats())
+    try:
+        return PIL.Image.open(path, formats=formats())
+    except PIL.UnidentifiedImageError as error:
+        why = (
+            "it is a pointer of Git LFS" if is_pointer(path) else "it is no picture of a known kind"
+        )
+        raise ValueError(why) from error
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file stands for one that Git LFS has not fetched."""
+    with path.open("rb") as file:
+        return file.read(42) == b"version https://git-lfs.github.com/spec/v1"
 
 
 def _refuse(why: str) -> Image:

@@ -1,6 +1,7 @@
-"""Which names are those of splits."""
+"""Names: those of splits, those that are the same text, and how some of many are told."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _WORDS = {
@@ -47,3 +48,13 @@ def same_split(asked: str, splits: list[str]) -> str | None:
     canonical = split_of_folder(asked)
     found = [split for split in splits if canonical and split_of_folder(split) == canonical]
     return found[0] if len(found) == 1 else None
+
+
+def composed(name: str) -> str:
+    """A name whose accents are parts of their letters, as systems other than macOS write it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
