@@ -6,6 +6,7 @@ from ._argmin import argmin as argmin
 from ._check import Cause as Cause
 from ._check import HypergradientCheck as HypergradientCheck
 from ._check import check_hypergradient as check_hypergradient
+from ._condition import hessian as hessian
 from ._hypergradient import Hypergradient as Hypergradient
 from ._hypergradient import hypergradient as hypergradient
 from ._hypergradient import implicit_grad as implicit_grad
@@ -15,6 +16,8 @@ from ._last_layer import reparameterize_last_layer as reparameterize_last_layer
 from ._last_layer import ridge_head as ridge_head
 from ._linearize import Linearized as Linearized
 from ._linearize import linearize as linearize
+from ._loops import iterate as iterate
+from ._loops import never as never
 from ._result import Result as Result
 from ._subsample import subsample_backward as subsample_backward
 from ._unrolled import unrolled_grad as unrolled_grad

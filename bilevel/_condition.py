@@ -6,17 +6,12 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
-from ._inner import (
-    InnerLoss,
-    LinearizedHVP,
-    Params,
-    RederivedHVP,
-    evaluate,
-    loss_holds,
-)
-from ._loops import CONVOLUTION, holds_primitive, loops_slowly, on_cpu
+from ._inner import InnerLoss, Params, evaluate, loss_holds
+from ._jaxpr import holds_primitive
+from ._loops import CONVOLUTION, loops_slowly, on_cpu
+from ._operator import AbstractOperator, Linear, Rederived
 from ._transposes import store_transposes
 from ._tree import check_form, vdot
 
@@ -25,45 +20,42 @@ class AbstractCondition(eqx.Module):
     """A function F of theta that is zero at the solution; its Jacobian is what is inverted."""
 
     loss: eqx.AbstractVar[Any]
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether the Jacobian is, as Hessians are."""
-        return True
+    symmetric: ClassVar[bool]
+    """Whether the Jacobian is, as Hessians are."""
 
     @abc.abstractmethod
     def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
         """The inner loss at theta, and F."""
 
+    def residual(self, theta: Params, key: PRNGKeyArray | None) -> Params:
+        return self.value_and_residual(theta, key)[1]
+
     def along(self, theta: Params, v: Params, key: PRNGKeyArray | None) -> Scalar:
         """`<F(theta), v>`."""
-        return vdot(self.value_and_residual(theta, key)[1], v)
+        return vdot(self.residual(theta, key), v)
 
     def loops_slowly(self, theta: Params, key: PRNGKeyArray | None) -> bool:
         """Whether an XLA loop around F would take the slow path."""
         return loops_slowly(type(self).value_and_residual, self, theta, key)
 
-    @abc.abstractmethod
-    def operator(self, theta: Params, linear: Callable[[Params], Params] | None) -> Any:
-        """`d F / d theta` as a function of v, derived anew at each call where `linear` is None.
-
-        Its transpose is at `T`.
-        """
-
     def linearize(
         self, theta: Params, key: PRNGKeyArray | None, *, rederive: bool
-    ) -> tuple[Scalar, Params, Any]:
-        """The inner loss, F, and `d F / d theta`."""
+    ) -> tuple[Scalar, Params, AbstractOperator]:
+        """The inner loss, F, and `d F / d theta`, derived anew at each product where that is asked
+        for, or F is random.
+        """
         if rederive or key is not None:
-            return *value_and_residual(self, theta, key), self.operator(theta, None)
+            value, residual = value_and_residual(self, theta, key)
+            return value, residual, Rederived(self.residual, theta, self.symmetric)
         value, residual, linear = _linearized(self, theta)
-        return value, residual, self.operator(theta, linear)
+        return value, residual, Linear(linear, self.symmetric)
 
 
 class Stationary(AbstractCondition):
     """F = d loss / d theta. Its Jacobian is the Hessian."""
 
     loss: Any
+    symmetric: ClassVar[bool] = True
 
     def loops_slowly(self, theta, key):
         return on_cpu() and loss_holds(CONVOLUTION, self.loss, theta, key)
@@ -79,8 +71,31 @@ class Stationary(AbstractCondition):
             return super().along(theta, v, key)
         return jax.jvp(lambda t: evaluate(self.loss, t, key), (theta,), (v,))[1]
 
-    def operator(self, theta, linear):
-        return RederivedHVP(self.loss, theta) if linear is None else LinearizedHVP(linear)
+
+def hessian(
+    loss: Callable[..., Scalar], theta: PyTree[Array], *, rederive: bool = False
+) -> AbstractOperator:
+    """The Hessian of `loss` at theta as a function of v, for an inverse Hessian.
+
+    It is linearised once, and no product derives anything anew; or, with `rederive`, each does,
+    for the memory of one of them.
+
+    Args:
+        loss: `loss(theta)`, a scalar; of `(theta, key=...)` where a product is given a key.
+        theta: a pytree of floating-point arrays.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import hessian
+        >>> from bilevel.inverse_hvp import CG
+        >>> product = hessian(lambda theta: jnp.sum(theta**4), jnp.array([1.0, 2.0]))
+        >>> CG()(product, jnp.array([12.0, 48.0])).v
+        Array([1., 1.], dtype=float32)
+    """
+    condition = Stationary(loss)
+    if rederive:
+        return Rederived(condition.residual, theta, True)
+    return condition.linearize(theta, None, rederive=False)[-1]
 
 
 class FixedPoint(AbstractCondition):
@@ -92,10 +107,7 @@ class FixedPoint(AbstractCondition):
     loss: Any
     prox: Callable
     step_size: Scalar
-
-    @property
-    def symmetric(self):
-        return False
+    symmetric: ClassVar[bool] = False
 
     def value_and_residual(self, theta, key):
         value, gradient = Stationary(self.loss).value_and_residual(theta, key)
@@ -103,9 +115,6 @@ class FixedPoint(AbstractCondition):
         return value, jax.tree.map(
             lambda t, a: (t - a) / self.step_size.astype(t.dtype), theta, after
         )
-
-    def operator(self, theta, linear):
-        return Jacobian(self, theta, linear, False)
 
 
 def proximal_step(
@@ -147,31 +156,6 @@ def _linearized_backwards(condition, residual_and_value, theta):
     return value, residual, linear
 
 
-class Jacobian(eqx.Module):
-    """v -> (d F / d theta) v; `T` is its transpose."""
-
-    condition: AbstractCondition
-    theta: Params
-    linear: Callable[[Params], Params] | None
-    transposed: bool = eqx.field(static=True)
-    symmetric: ClassVar[bool] = False
-
-    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        if self.linear is not None:
-            return jax.linear_transpose(self.linear, v)(v)[0] if self.transposed else self.linear(v)
-
-        def residual(theta):
-            return self.condition.value_and_residual(theta, key)[1]
-
-        if self.transposed:
-            return jax.vjp(residual, self.theta)[1](v)[0]
-        return jax.jvp(residual, (self.theta,), (v,))[1]
-
-    @property
-    def T(self) -> "Jacobian":
-        return Jacobian(self.condition, self.theta, self.linear, not self.transposed)
-
-
 @eqx.filter_jit
 def value_and_residual(
     condition: AbstractCondition, theta: Params, key: PRNGKeyArray | None
@@ -181,20 +165,16 @@ def value_and_residual(
 
 @eqx.filter_jit
 def mixed_vjp(
-    condition_of: Callable[[Any], AbstractCondition],
-    moved: PyTree,
-    spec: PyTree[bool],
+    condition_of: Callable[[PyTree, Any], AbstractCondition],
+    moving: PyTree[Array],
+    fixed: Any,
     theta: Params,
     v: Params,
     key: PRNGKeyArray | None,
-) -> PyTree:
-    """The derivative of `<F(theta), v>` with respect to the leaves of `moved` in `spec`.
+) -> PyTree[Array]:
+    """`d/d moving <F(theta), v>`, with F that of `condition_of(moving, fixed)`."""
 
-    F is that of `condition_of(moved)`; None stands at all other leaves.
-    """
-    differentiated, fixed = eqx.partition(moved, spec)
+    def along(moving):
+        return condition_of(moving, fixed).along(theta, v, key)
 
-    def along(differentiated):
-        return condition_of(eqx.combine(differentiated, fixed)).along(theta, v, key)
-
-    return jax.grad(along)(differentiated)
+    return jax.grad(along)(moving)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree, Scalar
 
@@ -24,7 +25,7 @@ def descend(
     gradient: PyTree[Array],
     state: PyTree,
     at: PyTree[Array],
-    scale: Scalar,
+    scale: float | Scalar,
     value: Scalar,
     value_fn: Callable[[PyTree[Array]], Scalar],
 ) -> tuple[PyTree[Array], PyTree]:
@@ -38,4 +39,4 @@ def descend(
         updates, state = full.update(
             gradient, state, at, value=value, grad=gradient, value_fn=value_fn
         )
-    return optax.apply_updates(at, multiply(updates, scale)), state
+    return optax.apply_updates(at, multiply(updates, jnp.asarray(scale))), state

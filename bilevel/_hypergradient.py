@@ -19,9 +19,8 @@ from ._inner import (
     check_args,
     check_callable,
     check_scalar,
-    is_symmetric,
 )
-from ._loops import holds_primitive
+from ._jaxpr import holds_primitive
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
 from ._tree import negative, norm, split_key
@@ -228,9 +227,9 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
     value, residual, jacobian = condition.linearize(theta, record_key, rederive=inverse.rederive)
     (outer_value, aux), (g, direct) = _outer(problem, theta, loss.psi)
     adjoint = invert(jacobian.T, g, inverse, throw, v0=v0, key=adjoint_key)
-    moved = (loss.psi, condition)
-    mixed = mixed_vjp(_at_psi, moved, _in_psi(moved), theta, adjoint.v, mixed_key)
-    implicit = negative(mixed[0])
+    moving, rest = eqx.partition(loss.psi, eqx.is_inexact_array)
+    implicit = mixed_vjp(_at_psi, moving, (rest, condition), theta, adjoint.v, mixed_key)
+    implicit = negative(implicit)
     inner = record(steps, value, residual)
     judged = judge(
         residual,
@@ -241,7 +240,7 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
         theta,
         start,
         steps.inverse_curvature,
-        is_symmetric(jacobian),
+        jacobian.symmetric,
     )
     inner = _amended(inner, judged, steps, adjoint, stochastic=adjoint_key is not None)
     inner = with_aux(inner, loss, theta, record_key)
@@ -285,15 +284,9 @@ def _is_zero(tree):
     return jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(tree)]))
 
 
-def _at_psi(moved) -> AbstractCondition:
-    psi, condition = moved
-    return eqx.tree_at(lambda at: at.loss.psi, condition, psi)
-
-
-def _in_psi(moved) -> PyTree:
-    psi, condition = moved
-    nothing = jax.tree.map(lambda _: False, condition)
-    return jax.tree.map(eqx.is_inexact_array, psi), nothing
+def _at_psi(moving, fixed) -> AbstractCondition:
+    rest, condition = fixed
+    return eqx.tree_at(lambda at: at.loss.psi, condition, eqx.combine(moving, rest))
 
 
 @eqx.filter_jit

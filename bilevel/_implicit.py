@@ -18,14 +18,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._closures import detached, put_back, take_tracers
 from ._condition import AbstractCondition, Stationary, mixed_vjp
-from ._inner import (
-    InnerLoss,
-    Params,
-    is_symmetric,
-    product,
-    strongly_typed,
-)
+from ._inner import InnerLoss, Params, strongly_typed
 from ._loops import holds
+from ._operator import AbstractOperator
 from ._result import Result, Throw, act_on, failed
 from ._stationarity import judge
 from ._traced_loss import trace_loss
@@ -105,7 +100,7 @@ def _attach_jvp(primals, tangents):
 
     def residual(differentiated):
         condition = eqx.combine(differentiated, fixed).condition()
-        return condition.value_and_residual(theta, mixed_key)[1]
+        return condition.residual(theta, mixed_key)
 
     if holds("custom_vjp_call", residual, differentiated):
         raise ValueError(
@@ -144,23 +139,27 @@ def _attach_bwd(theta, cotangent, perturbed, moved, _, keys, inverse, throw):
     v = adjoint.v
     if adjoint_key is None:
         v = _refuse_where_far(residual, v, g, theta, moved.start, jacobian, adjoint, throw)
-    spec = eqx.tree_at(lambda at: at.start, perturbed, jax.tree.map(lambda _: False, moved.start))
-    mixed = negative(mixed_vjp(Moving.condition, moved, spec, theta, v, mixed_key))
+    asked = eqx.tree_at(lambda at: at.start, perturbed, jax.tree.map(lambda _: False, moved.start))
+    mixed = mixed_vjp(_condition_of, *eqx.partition(moved, asked), theta, v, mixed_key)
+    mixed = negative(mixed)
     zero = jax.tree.map(
         lambda t, asked: jnp.zeros_like(t) if asked else None, moved.start, perturbed.start
     )
     return eqx.tree_at(lambda at: at.start, mixed, zero, is_leaf=lambda at: at is None)
 
 
+def _condition_of(moving, fixed) -> AbstractCondition:
+    return eqx.combine(moving, fixed).condition()
+
+
 def _refuse_where_far(residual, v, g, theta, start, jacobian, adjoint, throw):
-    symmetric = is_symmetric(jacobian)
-    judged = judge(residual, v, g, None, None, theta, start, None, symmetric)
+    judged = judge(residual, v, g, None, None, theta, start, None, jacobian.symmetric)
     far = judged.far & ~failed(adjoint.result)
     return act_on(Result.where(far, Result.not_stationary, Result.successful), throw, v)
 
 
 def invert(
-    jacobian: Any,
+    jacobian: AbstractOperator,
     g: Params,
     inverse: AbstractInverseHVP,
     throw: Throw | None,
@@ -205,7 +204,7 @@ def _solved_jvp(primals, tangents):
 
     def rest(differentiated):
         jacobian, g = eqx.combine(differentiated, fixed)
-        return optax.tree.sub(g, product(jacobian, v, key))
+        return optax.tree.sub(g, jacobian(v, key))
 
     _, change = jax.jvp(rest, (differentiated,), (along,))
     return v, _solve_linearly(system[0], change, put_back(*inverse), throw, key)
@@ -223,13 +222,12 @@ def _solve_linearly(jacobian, g, inverse, throw, key) -> Params:
 
     if not _is_traced((jacobian, g)):
         return solve(jacobian, g)
-    symmetric = is_symmetric(jacobian)
     return lax.custom_linear_solve(
-        partial(product, jacobian, key=key),
+        partial(jacobian, key=key),
         g,
         lambda _, g: solve(jacobian, g),
-        None if symmetric else lambda _, g: solve(jacobian.T, g),
-        symmetric=symmetric,
+        None if jacobian.symmetric else lambda _, g: solve(jacobian.T, g),
+        symmetric=jacobian.symmetric,
     )
 
 

@@ -1,9 +1,9 @@
-"""The inner loss as a function of theta alone, its derivatives, and its Hessian as an operator."""
+"""The inner loss as a function of theta alone, and what can be asked of it."""
 
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
-from ._loops import holds, holds_primitive
+from ._jaxpr import holds_primitive
+from ._loops import holds
 from ._traced_loss import TracedLoss
-from ._tree import cast, dtypes_of, widen
+from ._tree import cast, dtypes_of
 
 Params = PyTree[Array]
 
@@ -181,84 +182,3 @@ def value_and_grad(
     loss: Callable, theta: Params, key: PRNGKeyArray | None
 ) -> tuple[Scalar, Params]:
     return jax.value_and_grad(lambda t: evaluate(loss, t, key))(theta)
-
-
-class LinearizedHVP(eqx.Module):
-    """v -> H v at a fixed point, linearised once: `jax.linearize` of the gradient."""
-
-    linear: Callable[[Params], Params]
-    symmetric: ClassVar[bool] = True
-
-    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        return self.linear(v)
-
-    @property
-    def T(self) -> "LinearizedHVP":
-        return self
-
-
-class RederivedHVP(eqx.Module):
-    """v -> H v at a fixed point, derived anew at each call, each with its key if there is one."""
-
-    loss: Callable
-    theta: Params
-    symmetric: ClassVar[bool] = True
-
-    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        def gradient(theta):
-            return jax.grad(lambda t: evaluate(self.loss, t, key))(theta)
-
-        if holds("custom_vjp_call", gradient, self.theta):  # has no forward mode
-            return jax.vjp(gradient, self.theta)[1](v)[0]
-        return jax.jvp(gradient, (self.theta,), (v,))[1]
-
-    @property
-    def T(self) -> "RederivedHVP":
-        return self
-
-
-class DampedHVP(eqx.Module):
-    """v -> (H + damping I) v."""
-
-    hvp: Any
-    damping: Scalar
-
-    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        hv = product(self.hvp, v, key)
-        return jax.tree.map(lambda hvi, vi: hvi + self.damping.astype(vi.dtype) * vi, hv, v)
-
-    @property
-    def symmetric(self) -> bool:
-        return is_symmetric(self.hvp)
-
-    @property
-    def T(self) -> "DampedHVP":
-        return DampedHVP(self.hvp.T, self.damping)
-
-
-class WideHVP(eqx.Module):
-    """v -> H v for a v whose leaves are of one wide type, where those of theta are not."""
-
-    hvp: Any
-    dtypes: tuple = eqx.field(static=True)
-
-    def __call__(self, v: Params, key: PRNGKeyArray | None = None) -> Params:
-        return widen(product(self.hvp, cast(v, self.dtypes), key))
-
-    @property
-    def symmetric(self) -> bool:
-        return is_symmetric(self.hvp)
-
-    @property
-    def T(self) -> "WideHVP":
-        return WideHVP(self.hvp.T, self.dtypes)
-
-
-def is_symmetric(hvp: Callable) -> bool:
-    """Whether it is its own transpose, as Hessians are and plain functions are taken to be."""
-    return getattr(hvp, "symmetric", True)
-
-
-def product(hvp: Callable, v: Params, key: PRNGKeyArray | None) -> Params:
-    """`hvp(v)`, or `hvp(v, key)` where there is a key."""
-    return hvp(v) if key is None else hvp(v, key)

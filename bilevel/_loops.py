@@ -6,6 +6,7 @@ dispatched from Python, or unrolled where they are traced, and everything else i
 `benchmarks/loops.py` measures it.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from jax import lax
 from jax.core import Tracer
 
 from ._closures import holds_tracers
+from ._jaxpr import holds_primitive
 from ._varying import vary, varying, varying_leaves
 
 Loop = Literal["auto", "unroll", "dispatch", "loop"]
@@ -40,13 +42,38 @@ def iterate(
     operands: Any,
     carry: Carry,
     max_steps: int,
-    loop: Loop,
+    loop: Loop = "auto",
 ) -> Carry:
     """Apply `carry = step(operands, carry)` until `done(operands, carry)` or `max_steps` times.
 
-    `step` and `done` must be module-level functions, so that compiled steps are found again;
-    all that changes between calls travels in `operands`.
+    What the solvers and inverse Hessians here run on, for those of your own: one piece of code
+    that is looped, unrolled or dispatched step by step.
+
+    Args:
+        step: a method of an Equinox module, or a function of a module's top level, so that a
+            compiled step is found again. Numbers that are fields of its module may change from
+            call to call without compiling anew.
+        done: likewise; `never` where all steps are to be taken.
+        operands: what the steps need and do not change: a loss, an operator, arrays.
+        carry: what a step changes, a pytree.
+        max_steps: at most so many steps.
+        loop: "loop", "unroll", "dispatch" or "auto", see `bilevel.inverse_hvp.CG`.
+
+    Examples:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> from bilevel import iterate
+        >>> class Halving(eqx.Module):
+        ...     tol: float
+        ...     def step(self, operands, x):
+        ...         return x / 2
+        ...     def done(self, operands, x):
+        ...         return x <= self.tol
+        >>> halving = Halving(tol=0.3)
+        >>> iterate(halving.step, halving.done, None, jnp.asarray(4.0), max_steps=10)
+        Array(0.25, dtype=float32)
     """
+    check_loop(loop)
+    step, done = _with_arrays(step), _with_arrays(done)
     if max_steps == 0:
         return carry
     way = choose(step, operands, carry, max_steps, loop)
@@ -62,6 +89,28 @@ def iterate(
             break
         carry, stop = _step_and_test(step, done, operands, carry)
     return carry
+
+
+def never(operands: Any, carry: Any) -> bool:
+    """For `iterate`, where all steps are to be taken."""
+    return False
+
+
+def _with_arrays(method: Callable) -> Callable:
+    """The method of a module whose fields that are floats have become arrays."""
+    owner = getattr(method, "__self__", None)
+    if not isinstance(owner, eqx.Module):
+        return method
+    names = [
+        field.name
+        for field in dataclasses.fields(owner)
+        if isinstance(getattr(owner, field.name), float) and not field.metadata.get("static")
+    ]
+    if not names:
+        return method
+    arrays = [jnp.asarray(getattr(owner, name)) for name in names]
+    owner = eqx.tree_at(lambda at: [getattr(at, name) for name in names], owner, arrays)
+    return getattr(owner, method.__name__)
 
 
 def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop) -> Loop:
@@ -109,20 +158,6 @@ def _holds(primitive: str, function: Callable, *args: Any) -> bool:
 
 
 _remembered = eqx.filter_jit(_holds)
-
-
-def holds_primitive(primitive: str, jaxpr: Any) -> bool:
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive.name == primitive:
-            return True
-        for parameter in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(parameter) and holds_primitive(primitive, parameter):
-                return True
-    return False
-
-
-def _is_jaxpr(x: Any) -> bool:
-    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
 from ._condition import AbstractCondition
-from ._inner import Params, product
+from ._inner import Params
 from ._result import Result
 from ._stationarity import step_to_stop_at
 from ._tree import norm
@@ -69,7 +69,7 @@ def smallest_eigenvalue(condition: AbstractCondition, theta: Params, key) -> flo
     *_, hvp = condition.linearize(theta, key, rederive=False)
 
     def column(v):
-        return ravel_pytree(product(hvp, unravel(v), key))[0]
+        return ravel_pytree(hvp(unravel(v), key))[0]
 
     hessian = np.asarray(jax.vmap(column)(jnp.eye(flat.size, dtype=flat.dtype)), np.float64)
     if not np.all(np.isfinite(hessian)):

@@ -11,7 +11,7 @@ from jax.core import Tracer, eval_jaxpr
 from jaxtyping import Array
 
 from ._closures import contents, holds_tracers
-from ._transposes import JITS
+from ._jaxpr import interpret
 from ._varying import axes_of
 
 
@@ -94,19 +94,10 @@ def _reached(jaxpr: Any, given: list[bool]) -> list[bool]:
     """Which outputs the `given` ones of the constants and inputs reach; not through
     `stop_gradient`.
     """
-    variables = (*jaxpr.constvars, *jaxpr.invars)
-    reached = {variable for variable, at in zip(variables, given, strict=True) if at}
 
-    def is_reached(atom):
-        return not hasattr(atom, "val") and atom in reached
+    def reach(equation, inputs):
+        through = any(inputs) and equation.primitive.name != "stop_gradient"
+        return [through] * len(equation.outvars)
 
-    for equation in jaxpr.eqns:
-        inputs = list(map(is_reached, equation.invars))
-        if equation.primitive.name == "stop_gradient":
-            continue
-        outputs = [any(inputs)] * len(equation.outvars)
-        if equation.primitive.name in JITS and any(inputs):
-            inner = equation.params["jaxpr"].jaxpr
-            outputs = _reached(inner, [False] * len(inner.constvars) + inputs)
-        reached |= {out for out, at in zip(equation.outvars, outputs, strict=True) if at}
-    return list(map(is_reached, jaxpr.outvars))
+    count = len(jaxpr.constvars)
+    return interpret(jaxpr, given[:count], given[count:], reach, lambda value: False)

@@ -13,10 +13,10 @@ import jax
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from ._jaxpr import equations, interpret, is_jit
+
 SMALLEST = 2**14
 """Elements below which a matrix is left as it is."""
-
-JITS = ("jit", "pjit")
 
 
 def store_transposes(
@@ -56,32 +56,21 @@ def store_transposes(
 
 def _is_plain(closed: Any) -> bool:
     """Whether each equation can be bound to its inputs as it stands."""
-    names = [equation.primitive.name for equation in closed.jaxpr.eqns]
-    inner = [e.params["jaxpr"] for e in closed.jaxpr.eqns if e.primitive.name in JITS]
-    calls = [name for name in names if name.startswith("custom_") or name.endswith("_call")]
-    return not calls and all(map(_is_plain, inner))
+    names = [equation.primitive.name for equation in equations(closed, is_jit)]
+    return not any(name.startswith("custom_") or name.endswith("_call") for name in names)
 
 
 def _evaluate(closed: Any, inputs: list, transposed: Callable[[Any], Any]) -> list:
     """The outputs of a jaxpr, with `transposed(x)`, where there is one, for a summed x."""
-    env = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    env |= zip(closed.jaxpr.invars, inputs, strict=True)
 
-    def read(var):
-        return var.val if hasattr(var, "val") else env[var]
+    def bind(equation, values):
+        params = equation.params
+        if equation.primitive.name == "dot_general":
+            values, params = _stored(values, params, transposed)
+        out = equation.primitive.bind(*values, **params)
+        return out if equation.primitive.multiple_results else [out]
 
-    for equation in closed.jaxpr.eqns:
-        values, name = [read(var) for var in equation.invars], equation.primitive.name
-        if name in JITS:
-            out = _evaluate(equation.params["jaxpr"], values, transposed)
-        else:
-            params = equation.params
-            if name == "dot_general":
-                values, params = _stored(values, params, transposed)
-            out = equation.primitive.bind(*values, **params)
-            out = out if equation.primitive.multiple_results else [out]
-        env |= zip(equation.outvars, out, strict=True)
-    return [read(var) for var in closed.jaxpr.outvars]
+    return interpret(closed.jaxpr, closed.consts, inputs, bind, lambda value: value)
 
 
 def _stored(values, params, transposed):

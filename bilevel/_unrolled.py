@@ -10,12 +10,12 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._inner import InnerLoss, as_arrays, check_args, check_scalar, value_and_grad
-from ._loops import iterate, loops_slowly
+from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
+from ._loops import CONVOLUTION, iterate, on_cpu
 from ._result import Result, Throw, act_on, check_throw
 from ._tree import norm, split_key
 from .solvers import GradientDescent
-from .solvers._gradient_descent import gradient_step, key_of_step
+from .solvers._gradient_descent import Descent
 
 
 def unrolled_value_and_grad(
@@ -49,9 +49,7 @@ def unrolled_value_and_grad(
         problem = (outer, inner, tuple(outer_args), tuple(inner_args))
         first = solver.steps - window if start is None else start
         state = _before(psi, theta0, problem, solver, first, solver.steps - window, solver_key)
-        (value, aux), grad = _unrolled(
-            psi, theta0, problem, solver, window, remat, state, solver_key, has_aux
-        )
+        (value, aux), grad = _unrolled(psi, theta0, problem, solver, window, remat, state, has_aux)
         finite = jnp.isfinite(norm(grad))
         result = Result.where(finite, Result.successful, Result.nonfinite)
         value, grad = act_on(result, throw, (value, grad))
@@ -158,57 +156,42 @@ def _check(solver, truncate, window, start, remat) -> int:
     return width
 
 
-class _State(eqx.Module):
-    theta: PyTree
-    optimiser: PyTree
-    count: Array
-
-
-def _before(psi, theta0, problem, solver, first, most, key) -> _State:
+def _before(psi, theta0, problem, solver, first, most, key) -> Descent:
     """The state before the first step that is differentiated, by steps that are not."""
     start, static = eqx.partition(theta0, eqx.is_inexact_array)
-    state = _begin(solver.transformation, start)
+    state = solver.begin(start, key)
     if most == 0:
         return state
     _, inner, _, inner_args = problem
     loss = InnerLoss(inner, static, psi, inner_args)
-    operands = (loss, solver.transformation, jnp.asarray(solver.scale), jnp.asarray(first), key)
-    state = iterate(_frozen_step, _at_first, operands, state, most, solver.loop)
+    frozen = _Frozen(solver)
+    operands = (loss, jnp.asarray(first))
+    state = iterate(frozen.step, frozen.done, operands, state, most, solver.loop)
     return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, state)
 
 
-@eqx.filter_jit
-def _begin(transformation, start) -> _State:
-    return _State(start, transformation.init(start), jnp.asarray(0))
+class _Frozen(eqx.Module):
+    """The steps of a solver that are taken and not differentiated."""
 
+    solver: GradientDescent
 
-def _frozen_step(operands, state: _State) -> _State:
-    loss, transformation, scale, _, key = operands
-    arrays, rest = eqx.partition((loss, state), eqx.is_inexact_array)
-    loss, state = eqx.combine(lax.stop_gradient(arrays), rest)
-    return _step(loss, transformation, scale, key, state)
+    def step(self, operands, state: Descent) -> Descent:
+        arrays, rest = eqx.partition((operands[0], state), eqx.is_inexact_array)
+        loss, state = eqx.combine(lax.stop_gradient(arrays), rest)
+        return self.solver.descend(loss, state)[0]
 
-
-def _at_first(operands, state: _State):
-    return state.count >= operands[3]
-
-
-def _step(loss, transformation, scale, key, state: _State) -> _State:
-    now = key_of_step(key, state.count)
-    theta, optimiser, *_ = gradient_step(
-        loss, transformation, scale, state.theta, state.optimiser, now
-    )
-    return _State(theta, optimiser, state.count + 1)
+    def done(self, operands, state: Descent):
+        return state.count >= operands[1]
 
 
 @eqx.filter_jit
-def _unrolled(psi, theta0, problem, solver, steps, remat, state, key, has_aux):
+def _unrolled(psi, theta0, problem, solver, steps, remat, state, has_aux):
     outer, inner, outer_args, inner_args = problem
     static = eqx.filter(theta0, eqx.is_inexact_array, inverse=True)
 
     def of(psi):
         loss = InnerLoss(inner, static, psi, inner_args)
-        theta = _in_segments(loss, solver, state, key, steps, remat).theta
+        theta = _in_segments(loss, solver, state, steps, remat).theta
         out = outer(eqx.combine(theta, static), psi, *outer_args)
         value, aux = out if has_aux else (out, None)
         check_scalar(value, "outer")
@@ -226,26 +209,25 @@ def _unrolled(psi, theta0, problem, solver, steps, remat, state, key, has_aux):
         ) from error
 
 
-def _in_segments(loss, solver, state, key, steps, remat):
+def _in_segments(loss, solver, state, steps, remat):
     if remat is None or remat >= steps:
-        return _descend(loss, solver, state, key, steps)
+        return _descend(loss, solver, state, steps)
     whole = steps // remat
 
     @jax.checkpoint
     def segment(state, _):
-        return _descend(loss, solver, state, key, remat), None
+        return _descend(loss, solver, state, remat), None
 
     # An outer loop, for in a straight line XLA may compute all segments again at once.
-    state = _repeat(segment, state, whole, _unrolls(loss, solver, state, key))
-    return _descend(loss, solver, state, key, steps - whole * remat)
+    state = _repeat(segment, state, whole, _unrolls(loss, solver, state))
+    return _descend(loss, solver, state, steps - whole * remat)
 
 
-def _descend(loss, solver, state, key, steps):
+def _descend(loss, solver, state, steps):
     def step(state, _):
-        scale = jnp.asarray(solver.scale)
-        return _step(loss, solver.transformation, scale, key, state), None
+        return solver.descend(loss, state)[0], None
 
-    return _repeat(step, state, steps, _unrolls(loss, solver, state, key))
+    return _repeat(step, state, steps, _unrolls(loss, solver, state))
 
 
 def _repeat(step, state, count, unroll):
@@ -256,11 +238,7 @@ def _repeat(step, state, count, unroll):
     return state
 
 
-def _unrolls(loss, solver, state, key) -> bool:
+def _unrolls(loss, solver, state) -> bool:
     if solver.loop == "auto":
-        return loops_slowly(_gradient, loss, state.theta, key)
+        return on_cpu() and loss_holds(CONVOLUTION, loss, state.theta, state.key)
     return solver.loop != "loop"
-
-
-def _gradient(loss, theta, key):
-    return value_and_grad(loss, theta, key)[1]

@@ -9,15 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._condition import Stationary
-from .._inner import (
-    DampedHVP,
-    LinearizedHVP,
-    RederivedHVP,
-    WideHVP,
-    is_symmetric,
-    product,
-)
+from .._operator import AbstractOperator, Damped, Gram, Wide, as_operator
 from .._result import Result, worst
 from .._tree import (
     cast,
@@ -131,14 +123,6 @@ class AbstractInverseHVP(eqx.Module):
         if isinstance(self.damping, float | int) and not self.damping >= 0:
             raise ValueError(f"damping={self.damping} is negative: give 0 or more.")
 
-    def operator(
-        self, loss: Callable[..., Scalar], theta: PyTree[Array], *, stochastic: bool = False
-    ) -> LinearizedHVP | RederivedHVP:
-        """The Hessian of `loss` at `theta` as a function of v, linearised once or derived anew."""
-        if self.rederive or stochastic:
-            return RederivedHVP(loss, theta)
-        return Stationary(loss).linearize(theta, None, rederive=False)[-1]
-
     def __call__(
         self,
         hvp: Callable[..., PyTree[Array]],
@@ -155,23 +139,23 @@ class AbstractInverseHVP(eqx.Module):
             v0: a warm start, shaped like `g`.
             key: for stochastic Hessian-vector products.
         """
-        dtypes, tolerance = dtypes_of(g), self.tolerance(g)
+        operator, dtypes, tolerance = as_operator(hvp), dtypes_of(g), self.tolerance(g)
         if v0 is not None:
             check_form(v0, g, "v0 is", "v", "theta")
         if not is_wide(g):
-            hvp, g, v0 = WideHVP(hvp, dtypes), widen(g), None if v0 is None else widen(v0)
+            operator, g, v0 = Wide(operator, dtypes), widen(g), None if v0 is None else widen(v0)
         undamped = isinstance(self.damping, float | int) and self.damping == 0
-        damped = hvp if undamped else DampedHVP(hvp, jnp.asarray(self.damping))
+        damped = operator if undamped else Damped(operator, jnp.asarray(self.damping))
         unit, scale = _normalize(g)
         start = None if v0 is None else _scale_start(v0, scale)
         solve_key, check_key = split_key(key, 2)
-        with as_shard_map_allows(self, (hvp, g)):
-            if self.symmetric_only and not is_symmetric(hvp):
+        with as_shard_map_allows(self, (operator, g)):
+            if self.symmetric_only and not operator.symmetric:
                 iterate = self._solve_normal_equations(damped, unit, solve_key)
             else:
                 iterate = self.solve(damped, unit, start, solve_key)
         check_form(iterate.v, g, f"{type(self).__name__}.solve returned", "v", "g")
-        judged = (damped, unit, scale, iterate, tolerance, default_rtol(unit, hvp), check_key)
+        judged = (damped, unit, scale, iterate, tolerance, default_rtol(unit, operator), check_key)
         v, residual, result = _judge(*judged)
         return Adjoint(cast(v, dtypes), residual, iterate.steps, result, iterate.losses)
 
@@ -201,18 +185,9 @@ class AbstractInverseHVP(eqx.Module):
         return Iterate(v, 2 * iterate.steps, iterate.result, iterate.losses)
 
 
-class Gram(eqx.Module):
-    """v -> A A^T v."""
-
-    operator: Any
-
-    def __call__(self, v: PyTree[Array], key: PRNGKeyArray | None = None) -> PyTree[Array]:
-        return product(self.operator, product(self.operator.T, v, key), key)
-
-
 @eqx.filter_jit
 def _transposed(operator, v, key):
-    return product(operator.T, v, key)
+    return operator.T(v, key)
 
 
 @eqx.filter_jit
@@ -236,7 +211,7 @@ def _scale_start(v0, scale):
 def _judge(hvp, unit, scale, iterate, tolerance, rtol, key):
     rest = iterate.rest
     if rest is None:
-        rest = optax.tree.sub(unit, product(hvp, iterate.v, key))
+        rest = optax.tree.sub(unit, hvp(iterate.v, key))
     # All of it is scaled to the right-hand side's norm: the plain norm will do.
     squared = dots((rest, rest), (iterate.v, iterate.v))
     residual, length = map(jnp.sqrt, squared)
@@ -278,10 +253,9 @@ def _useless(residual: Scalar) -> float:
     return 1 - float(jnp.finfo(residual.dtype).eps) ** 0.5
 
 
-def default_rtol(g: PyTree[Array], hvp: Callable | None = None) -> float:
+def default_rtol(g: PyTree[Array], operator: AbstractOperator | None = None) -> float:
     """1e-10 where all is float64, 1e-5 in float32; in lower types what their products allow."""
-    hvp = getattr(hvp, "hvp", hvp) if isinstance(hvp, DampedHVP) else hvp
-    eps = coarsest(hvp.dtypes if isinstance(hvp, WideHVP) else dtypes_of(g))
+    eps = coarsest(dtypes_of(g) if operator is None else operator.dtypes(g))
     return 1e-10 if eps < 1e-12 else max(1e-5, 4 * eps if eps > 1e-4 else 0.0)
 
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
-from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import split_key, vdot
@@ -70,12 +69,70 @@ class CG(AbstractInverseHVP):
 
     def solve(self, hvp, g, v0, key):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
-        warm, rtol = v0 is not None, self._rtol(g, hvp)
-        state = _start(precondition, g, v0, key, rtol)
-        products = self.max_steps + (2 if warm else 1)
-        operands = (hvp, precondition, g, rtol, self.max_steps, warm)
-        state = iterate(_step, _done, operands, state, products, self.loop)
+        system = _System(hvp, g, precondition, self._rtol(g, hvp), v0 is not None)
+        products = self.max_steps + (2 if system.warm else 1)
+        state = iterate(self.step, self.done, system, _start(system, v0, key), products, self.loop)
         return _finish(state)
+
+    def step(self, system: "_System", state: "_State") -> "_State":
+        """A conjugate gradient step or, before and after them all, the residual computed afresh.
+
+        Both are one product, so that the program holds one only: it is what takes long to compile.
+        """
+        g, precondition = system.g, system.precondition
+        key, now = split_key(state.key, 2)
+        check, first = state.checking, state.steps == 0
+        image = system.hvp(optax.tree.where(check, state.v, state.direction), now)
+        curvature = vdot(state.direction, image)
+        indefinite = ~check & (curvature <= 0)
+        length = state.preconditioned_squared / jnp.where(indefinite | check, 1, curvature)
+        length = jnp.where(indefinite, 0, jnp.where(check, 1, length)).astype(curvature.dtype)
+        start = optax.tree.where(check, g, state.residual)
+        residual = optax.tree.add_scale(start, -length, image)
+        squared = vdot(residual, residual)
+        broken = ~check & ~jnp.isfinite(squared)
+        # Every step with positive curvature comes nearer in the norm of H, though the residual may
+        # rise above that of v = 0 for a while: the last such iterate is the best.
+        moved = optax.tree.add_scale(state.v, length, state.direction)
+        v = optax.tree.where(check | broken, state.v, moved)
+        if system.warm:  # a start that is worse than zero, or NaN, is none
+            worse = check & first & ~(squared <= state.residual_squared)
+            v = optax.tree.where(worse, optax.tree.zeros_like(g), v)
+            residual = optax.tree.where(worse, g, residual)
+            squared = jnp.where(worse, state.residual_squared, squared)
+        steepest, preconditioned = _steepest(precondition, residual, squared)
+        ratio = jnp.where(check, 0, preconditioned / state.preconditioned_squared)
+        steps = state.steps + jnp.where(check, 0, 1)
+        reached = _reached(squared, system.rtol)
+        ended = reached | indefinite | broken | (steps >= self.max_steps)
+        if precondition is not None:  # one that is not positive definite leads nowhere
+            ended = ended | ~(preconditioned > 0)
+        return _State(
+            v,
+            residual,
+            optax.tree.add_scale(steepest, ratio.astype(squared.dtype), state.direction),
+            squared,
+            preconditioned,
+            steps,
+            state.indefinite | indefinite,
+            state.broken | broken,
+            ~check & ended,
+            check & (~first | reached),
+            key,
+        )
+
+    def done(self, system: "_System", state: "_State") -> Bool[Array, ""]:
+        return state.done
+
+
+class _System(eqx.Module):
+    """What is solved, and to what residual; `warm` where it does not begin at zero."""
+
+    hvp: Callable[..., PyTree[Array]]
+    g: PyTree[Array]
+    precondition: Callable | None
+    rtol: float | Scalar
+    warm: bool = eqx.field(static=True)
 
 
 class _State(eqx.Module):
@@ -93,12 +150,13 @@ class _State(eqx.Module):
 
 
 @eqx.filter_jit
-def _start(precondition, g, v0, key, rtol) -> _State:
+def _start(system: _System, v0, key) -> _State:
+    g = system.g
     squared, no = vdot(g, g), jnp.asarray(False)
-    direction, preconditioned = _steepest(precondition, g, squared)
+    direction, preconditioned = _steepest(system.precondition, g, squared)
     v = optax.tree.zeros_like(g) if v0 is None else v0
-    done = _reached(squared, rtol)
-    checking, zero = jnp.asarray(v0 is not None), jnp.asarray(0)
+    done = _reached(squared, system.rtol)
+    checking, zero = jnp.asarray(system.warm), jnp.asarray(0)
     return _State(v, g, direction, squared, preconditioned, zero, no, no, checking, done, key)
 
 
@@ -111,58 +169,6 @@ def _steepest(precondition, residual, squared):
         return residual, squared
     direction = precondition(residual)
     return direction, vdot(residual, direction)
-
-
-def _step(operands, state: _State) -> _State:
-    """A conjugate gradient step or, before and after them all, the residual computed afresh.
-
-    Both are one product, so that the program holds one only: it is what takes long to compile.
-    """
-    hvp, precondition, g, rtol, max_steps, warm = operands
-    key, now = split_key(state.key, 2)
-    check, first = state.checking, state.steps == 0
-    image = product(hvp, optax.tree.where(check, state.v, state.direction), now)
-    curvature = vdot(state.direction, image)
-    indefinite = ~check & (curvature <= 0)
-    length = state.preconditioned_squared / jnp.where(indefinite | check, 1, curvature)
-    length = jnp.where(indefinite, 0, jnp.where(check, 1, length)).astype(curvature.dtype)
-    start = optax.tree.where(check, g, state.residual)
-    residual = optax.tree.add_scale(start, -length, image)
-    squared = vdot(residual, residual)
-    broken = ~check & ~jnp.isfinite(squared)
-    # Every step with positive curvature comes nearer in the norm of H, though the residual may
-    # rise above that of v = 0 for a while: the last such iterate is the best.
-    moved = optax.tree.add_scale(state.v, length, state.direction)
-    v = optax.tree.where(check | broken, state.v, moved)
-    if warm:  # a start that is worse than zero, or NaN, is none
-        worse = check & first & ~(squared <= state.residual_squared)
-        v = optax.tree.where(worse, optax.tree.zeros_like(g), v)
-        residual = optax.tree.where(worse, g, residual)
-        squared = jnp.where(worse, state.residual_squared, squared)
-    steepest, preconditioned = _steepest(precondition, residual, squared)
-    ratio = jnp.where(check, 0, preconditioned / state.preconditioned_squared)
-    steps = state.steps + jnp.where(check, 0, 1)
-    reached = _reached(squared, rtol)
-    ended = reached | indefinite | broken | (steps >= max_steps)
-    if precondition is not None:  # one that is not positive definite leads nowhere
-        ended = ended | ~(preconditioned > 0)
-    return _State(
-        v,
-        residual,
-        optax.tree.add_scale(steepest, ratio.astype(squared.dtype), state.direction),
-        squared,
-        preconditioned,
-        steps,
-        state.indefinite | indefinite,
-        state.broken | broken,
-        ~check & ended,
-        check & (~first | reached),
-        key,
-    )
-
-
-def _done(operands, state: _State):
-    return state.done
 
 
 @eqx.filter_jit

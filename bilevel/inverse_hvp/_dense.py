@@ -5,7 +5,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import lu_factor, lu_solve
 
-from .._inner import product
 from .._result import Result
 from .._tree import norm
 from .._varying import vary, varying
@@ -53,7 +52,7 @@ def _solve(hvp, g, key):
     flat, unravel = ravel_pytree(g)
 
     def column(direction):
-        return ravel_pytree(product(hvp, unravel(direction), key))[0]
+        return ravel_pytree(hvp(unravel(direction), key))[0]
 
     directions = vary(jnp.eye(flat.size, dtype=flat.dtype), varying(flat))
     hessian = jax.vmap(column)(directions).T

@@ -2,7 +2,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Scalar
 
-from .._inner import product
 from .._result import Result
 from .._tree import multiply, vdot
 from ._base import AbstractInverseHVP, Iterate
@@ -39,7 +38,7 @@ class Identity(AbstractInverseHVP):
 def _scale(hvp, g, scale, key) -> Iterate:
     result = Result.successful
     if scale is None:
-        image = product(hvp, g, key)
+        image = hvp(g, key)
         squared, curvature = vdot(image, image), vdot(g, image)
         curved_down = (curvature <= 0) & (squared > 0)
         result = Result.where(curved_down, Result.indefinite, Result.successful)

@@ -8,7 +8,6 @@ import lineax as lx
 import optax
 from jaxtyping import Array, PyTree
 
-from .._inner import is_symmetric
 from .._loops import loops_slowly
 from .._result import Result
 from .._stationarity import inverse_unit
@@ -79,7 +78,7 @@ def _solve(hvp, g, v0, solver, precondition) -> Iterate:
     tags: set[object] = set()
     if isinstance(solver, lx.CG | lx.Cholesky):
         tags = {lx.positive_semidefinite_tag}
-    elif is_symmetric(hvp):
+    elif hvp.symmetric:
         tags = {lx.symmetric_tag}
     # lineax takes a small curvature for a breakdown: the operator gets a norm of about 1.
     unit = inverse_unit(norm(hvp(g))).astype(wide_dtype(g))

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
-from .._inner import product
-from .._loops import Loop, check_loop, iterate
+from .._loops import Loop, check_loop, iterate, never
+from .._operator import AbstractOperator
 from .._result import Result, worst
 from .._tree import divide, norm, split_key, vdot
 from .._varying import vary, varying
@@ -60,7 +60,9 @@ class Neumann(AbstractInverseHVP):
         power_key, key = split_key(key, 2)
         a, result = self.step_size, Result.successful
         if a is None:
-            largest = _power_iteration(hvp, g, power_key, self.power_steps, self.loop)
+            state = _start(g, power_key)
+            state = iterate(self.power_step, never, hvp, state, self.power_steps, self.loop)
+            largest = state.eigenvalue
             # The iteration comes from below, and beyond 2 / largest the series diverges.
             a = 1 / (1.05 * jnp.where(largest > 0, largest, 1)).astype(largest.dtype)
             result = Result.where(largest <= 0, Result.indefinite, Result.successful)
@@ -68,16 +70,22 @@ class Neumann(AbstractInverseHVP):
         found = descent.solve(hvp, g, v0, key)
         return Iterate(found.v, found.steps, worst(result, found.result), found.losses, found.rest)
 
+    def power_step(self, hvp: AbstractOperator, state: "_Power") -> "_Power":
+        key, now = split_key(state.key, 2)
+        image = hvp(state.direction, now)
+        size = norm(image)
+        sign = jnp.where(vdot(state.direction, image) < 0, -1, 1).astype(size.dtype)
+        return _Power(
+            divide(image, jnp.where(size > 0, size, 1).astype(size.dtype)),
+            (sign * size).astype(state.eigenvalue.dtype),
+            key,
+        )
+
 
 class _Power(eqx.Module):
     direction: PyTree[Array]
     eigenvalue: Scalar
     key: PRNGKeyArray | None
-
-
-def _power_iteration(hvp, g, key, steps, loop) -> Scalar:
-    state = _start(g, key)
-    return iterate(_step, _never, hvp, state, steps, loop).eigenvalue
 
 
 @eqx.filter_jit
@@ -90,19 +98,3 @@ def _start(g, key) -> _Power:
     direction = vary(jax.tree.unflatten(structure, noise), varying(g))
     size = norm(direction)
     return _Power(divide(direction, size), jnp.ones_like(size), key)
-
-
-def _step(hvp, state: _Power) -> _Power:
-    key, now = split_key(state.key, 2)
-    image = product(hvp, state.direction, now)
-    size = norm(image)
-    sign = jnp.where(vdot(state.direction, image) < 0, -1, 1).astype(size.dtype)
-    return _Power(
-        divide(image, jnp.where(size > 0, size, 1).astype(size.dtype)),
-        (sign * size).astype(state.eigenvalue.dtype),
-        key,
-    )
-
-
-def _never(operands, state) -> bool:
-    return False

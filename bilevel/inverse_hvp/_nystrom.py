@@ -5,7 +5,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
-from .._inner import DampedHVP, product
+from .._operator import Damped
 from .._result import Result
 from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
@@ -71,8 +71,8 @@ class Nystrom(AbstractInverseHVP, AbstractPreconditioner):
 
     def _sketch(self, hvp, g, key):
         damping = jnp.zeros((), jnp.result_type(*jax.tree.leaves(g)))
-        if isinstance(hvp, DampedHVP):
-            hvp, damping = hvp.hvp, hvp.damping.astype(damping.dtype)
+        if isinstance(hvp, Damped):
+            hvp, damping = hvp.operator, hvp.damping.astype(damping.dtype)
         rank = min(self.rank, optax.tree.size(g))
         return _sketch(hvp, g, jax.random.key(self.seed), key, rank), damping
 
@@ -111,7 +111,7 @@ def _sketch(hvp, g, seed, key, rank) -> _LowRank:
         probes, _ = jnp.linalg.qr(probes)
 
     def times(probe):
-        return ravel_pytree(product(hvp, unravel(probe), key))[0]
+        return ravel_pytree(hvp(unravel(probe), key))[0]
 
     images = jax.vmap(times, in_axes=1, out_axes=1)(probes)
     small = probes.T @ images

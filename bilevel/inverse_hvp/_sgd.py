@@ -1,12 +1,12 @@
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._descent import check_optimiser, descend
-from .._inner import product
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import hold_last, norm, split_key, vdot, wide_dtype
@@ -57,12 +57,43 @@ class SGD(AbstractInverseHVP):
         return self.rtol
 
     def solve(self, hvp, g, v0, key):
-        operands = (hvp, g, self.transformation, jnp.asarray(self.scale), self.rtol)
+        system = _System(hvp, g)
         state = _start(self.transformation, g, v0, key, self.steps)
         # One more product tells the residual of the last iterate; a random one tells nothing.
         products = self.steps + (1 if key is None else 0)
-        state = iterate(_step, _done, operands, state, products, self.loop)
-        return _finish(state)
+        return _finish(iterate(self.step, self.done, system, state, products, self.loop))
+
+    def step(self, system: "_System", state: "_State") -> "_State":
+        hvp, g = system.hvp, system.g
+        key, now = split_key(state.key, 2)
+        gradient = optax.tree.sub(hvp(state.v, now), g)
+        loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
+
+        def value(v):
+            return vdot(v, hvp(v, now)) / 2 - vdot(g, v)
+
+        v, optimiser = descend(
+            self.transformation, gradient, state.optimiser, state.v, self.scale, loss, value
+        )
+        residual = jnp.asarray(optax.tree.norm(gradient))
+        better = residual < state.best
+        best_v, best_rest, best = optax.tree.where(
+            better,
+            (state.v, optax.tree.scale(-1, gradient), residual),
+            (state.best_v, state.best_rest, state.best),
+        )
+        losses = state.losses.at[state.count].set(loss, mode="drop")
+        return _State(v, optimiser, best_v, best_rest, best, residual, state.count + 1, losses, key)
+
+    def done(self, system: "_System", state: "_State") -> Bool[Array, ""] | bool:
+        return (
+            False if self.rtol is None else state.best <= jnp.asarray(self.rtol, state.best.dtype)
+        )
+
+
+class _System(eqx.Module):
+    hvp: Callable[..., PyTree[Array]]
+    g: PyTree[Array]
 
 
 class _State(eqx.Module):
@@ -84,32 +115,6 @@ def _start(transformation, g, v0, key, steps) -> _State:
     losses = jnp.zeros((steps,), best.dtype)
     optimiser = transformation.init(v)
     return _State(v, optimiser, v, g, best, best, jnp.asarray(0), losses, key)
-
-
-def _step(operands, state: _State) -> _State:
-    hvp, g, transformation, scale, _ = operands
-    key, now = split_key(state.key, 2)
-    gradient = optax.tree.sub(product(hvp, state.v, now), g)
-    loss = 0.5 * vdot(state.v, optax.tree.sub(gradient, g))
-
-    def value(v):
-        return vdot(v, product(hvp, v, now)) / 2 - vdot(g, v)
-
-    v, optimiser = descend(transformation, gradient, state.optimiser, state.v, scale, loss, value)
-    residual = jnp.asarray(optax.tree.norm(gradient))
-    better = residual < state.best
-    best_v, best_rest, best = optax.tree.where(
-        better,
-        (state.v, optax.tree.scale(-1, gradient), residual),
-        (state.best_v, state.best_rest, state.best),
-    )
-    losses = state.losses.at[state.count].set(loss, mode="drop")
-    return _State(v, optimiser, best_v, best_rest, best, residual, state.count + 1, losses, key)
-
-
-def _done(operands, state: _State):
-    rtol = operands[-1]
-    return False if rtol is None else state.best <= jnp.asarray(rtol, state.best.dtype)
 
 
 @eqx.filter_jit

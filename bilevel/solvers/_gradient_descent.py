@@ -1,10 +1,10 @@
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._descent import check_optimiser, descend
 from .._inner import evaluate, value_and_grad
@@ -48,59 +48,65 @@ class GradientDescent(AbstractSolver):
         check_tol(self.tol)
 
     def solve(self, loss, theta0, key):
-        operands = (loss, self.transformation, jnp.asarray(self.scale), self.tol)
-        state = _start(self.transformation, theta0, key, self.steps)
-        state = iterate(_step, _done, operands, state, self.steps, self.loop)
-        return Steps(state.theta, state.count, state.losses, Result.not_judged, self.tol)
+        state = self.start(theta0, key)
+        state = iterate(self.step, self.done, loss, state, self.steps, self.loop)
+        return Steps(state.at.theta, state.at.count, state.losses, Result.not_judged, self.tol)
+
+    def step(self, loss: Callable[..., Scalar], state: "_State") -> "_State":
+        after, value, gradient = self.descend(loss, state.at)
+        losses = state.losses.at[state.at.count].set(value.astype(state.losses.dtype))
+        size = state.gradient_norm
+        if self.tol is not None:
+            size = norm(gradient).astype(size.dtype)
+            stay = size <= jnp.asarray(self.tol, size.dtype)
+            theta = optax.tree.where(stay, state.at.theta, after.theta)
+            after = Descent(theta, after.optimiser, after.count, after.key)
+        return _State(after, losses, size)
+
+    def done(self, loss: Callable[..., Scalar], state: "_State") -> Bool[Array, ""] | bool:
+        if self.tol is None:
+            return False
+        return state.gradient_norm <= jnp.asarray(self.tol, state.losses.dtype)
+
+    def descend(
+        self, loss: Callable[..., Scalar], at: "Descent"
+    ) -> tuple["Descent", Scalar, PyTree[Array]]:
+        """The state after a step, the loss and its gradient before it.
+
+        A step has the same key whether it is taken or differentiated.
+        """
+        now = None if at.key is None else jax.random.fold_in(at.key, at.count)
+        value, gradient = value_and_grad(loss, at.theta, now)
+        theta, optimiser = descend(
+            self.transformation, gradient, at.optimiser, at.theta, self.scale, value,
+            lambda theta: evaluate(loss, theta, now),
+        )  # fmt: skip
+        return Descent(theta, optimiser, at.count + 1, at.key), value, gradient
+
+    def begin(self, theta0: PyTree[Array], key: PRNGKeyArray | None) -> "Descent":
+        return _begin(self.transformation, theta0, key)
+
+    def start(self, theta0: PyTree[Array], key: PRNGKeyArray | None) -> "_State":
+        dtype = wide_dtype(theta0)
+        most = jnp.asarray(jnp.finfo(dtype).max)
+        return _State(self.begin(theta0, key), jnp.zeros((self.steps,), dtype), most)
 
 
-class _State(eqx.Module):
+class Descent(eqx.Module):
+    """Where the descent is: what one step changes."""
+
     theta: PyTree[Array]
     optimiser: PyTree
     count: Int[Array, ""]
+    key: PRNGKeyArray | None
+
+
+class _State(eqx.Module):
+    at: Descent
     losses: Float[Array, " steps"]
     gradient_norm: Scalar
-    key: Any
 
 
 @eqx.filter_jit
-def _start(transformation, theta0, key, steps):
-    dtype = wide_dtype(theta0)
-    losses, most = jnp.zeros((steps,), dtype), jnp.asarray(jnp.finfo(dtype).max)
-    return _State(theta0, transformation.init(theta0), jnp.asarray(0), losses, most, key)
-
-
-def _step(operands, state: _State) -> _State:
-    loss, transformation, scale, tol = operands
-    now = key_of_step(state.key, state.count)
-    theta, optimiser, value, gradient = gradient_step(
-        loss, transformation, scale, state.theta, state.optimiser, now
-    )
-    losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
-    size = state.gradient_norm
-    if tol is not None:
-        size = norm(gradient).astype(size.dtype)
-        stay = size <= jnp.asarray(tol, size.dtype)
-        theta = optax.tree.where(stay, state.theta, theta)
-    return _State(theta, optimiser, state.count + 1, losses, size, state.key)
-
-
-def gradient_step(loss, transformation, scale, theta, optimiser, key):
-    """theta and the optimiser's state after a step, the loss and its gradient before it."""
-    value, gradient = value_and_grad(loss, theta, key)
-
-    def value_fn(theta):
-        return evaluate(loss, theta, key)
-
-    theta, optimiser = descend(transformation, gradient, optimiser, theta, scale, value, value_fn)
-    return theta, optimiser, value, gradient
-
-
-def key_of_step(key, count):
-    """The key of a step, the same whether steps are taken or differentiated."""
-    return None if key is None else jax.random.fold_in(key, count)
-
-
-def _done(operands, state: _State):
-    tol = operands[-1]
-    return False if tol is None else state.gradient_norm <= jnp.asarray(tol, state.losses.dtype)
+def _begin(transformation, theta0, key) -> Descent:
+    return Descent(theta0, transformation.init(theta0), jnp.asarray(0), key)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -5,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
@@ -54,13 +55,76 @@ class LBFGS(AbstractSolver):
 
     def solve(self, loss, theta0, key):
         refuse_key("LBFGS", key)
-        state = _start(loss, theta0, self.max_steps, self.memory_size)
-        operands = (loss, state.unit, theta0, self.memory_size, self.tol)
-        state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
-        ended = _done(operands, state) if self.tol is None else True
+        problem, state = (
+            _Problem(loss, theta0),
+            _start(loss, theta0, self.max_steps, self.memory_size),
+        )
+        state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
+        ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
         inverse = state.inverse_curvature
         return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
+
+    def step(self, problem: "_Problem", state: "_State") -> "_State":
+        loss, unit = problem.loss, state.unit
+
+        def value_of(theta):
+            return unit * evaluate(loss, theta, None).astype(unit.dtype)
+
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            direction, precondition = _preconditioner(self.memory_size).update(
+                state.gradient, state.precondition, state.theta
+            )
+            updates, found = _line_search().update(
+                multiply(direction, -jnp.ones_like(unit)),
+                state.search,
+                state.theta,
+                value=state.value,
+                grad=state.gradient,
+                value_fn=value_of,
+            )
+        search: Any = found
+        theta = optax.apply_updates(state.theta, updates)
+        value, gradient = search.value.astype(unit.dtype), search.grad
+        # Of the approximate Hessian along the gradient, and of the Hessian along the last step.
+        along = vdot(updates, optax.tree.sub(gradient, state.gradient))
+        curved = jnp.where(along > 0, vdot(updates, updates) / jnp.where(along > 0, along, 1), 0)
+        inverse = jnp.where(state.count > 0, norm(direction) / norm(state.gradient), 0)
+        size = norm(gradient) / unit
+        rounding = 4 * jnp.finfo(unit.dtype).eps * jnp.abs(value)
+        better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
+        losses = state.losses.at[state.count].set(state.value / unit)
+        return _State(
+            theta,
+            gradient,
+            value,
+            precondition,
+            search,
+            state.count + 1,
+            losses,
+            size,
+            norm(direction),
+            unit * jnp.maximum(inverse, curved).astype(unit.dtype),
+            jnp.minimum(size, state.smallest),
+            jnp.where(better, 0, state.stalled + 1),
+            state.unit,
+        )
+
+    def done(self, problem: "_Problem", state: "_State") -> Bool[Array, ""]:
+        theta0, tol = problem.theta0, self.tol
+        size = state.gradient_norm
+        ended = (size == 0) | ~jnp.isfinite(size)
+        if tol is not None:
+            return ended | (size <= jnp.asarray(tol, size.dtype))
+        # Relative to theta, or, where that is near 0, to a small part of the way there.
+        length = jnp.maximum(norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0)))
+        short = state.step <= step_to_stop_at(theta0) * length.astype(state.step.dtype)
+        return ended | short | (state.stalled >= PATIENCE)
+
+
+class _Problem(eqx.Module):
+    loss: Callable[..., Scalar]
+    theta0: PyTree[Array]
 
 
 class _State(eqx.Module):
@@ -115,61 +179,3 @@ def _start(loss, theta0, max_steps, memory_size) -> _State:
         none,
         unit,
     )
-
-
-def _step(operands, state: _State) -> _State:
-    loss, unit, _, memory_size, _ = operands
-
-    def value_of(theta):
-        return unit * evaluate(loss, theta, None).astype(unit.dtype)
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        direction, precondition = _preconditioner(memory_size).update(
-            state.gradient, state.precondition, state.theta
-        )
-        updates, found = _line_search().update(
-            multiply(direction, -jnp.ones_like(unit)),
-            state.search,
-            state.theta,
-            value=state.value,
-            grad=state.gradient,
-            value_fn=value_of,
-        )
-    search: Any = found
-    theta = optax.apply_updates(state.theta, updates)
-    value, gradient = search.value.astype(unit.dtype), search.grad
-    # Of the approximate Hessian along the gradient, and of the Hessian along the last step.
-    along = vdot(updates, optax.tree.sub(gradient, state.gradient))
-    curved = jnp.where(along > 0, vdot(updates, updates) / jnp.where(along > 0, along, 1), 0)
-    inverse = jnp.where(state.count > 0, norm(direction) / norm(state.gradient), 0)
-    size = norm(gradient) / unit
-    rounding = 4 * jnp.finfo(unit.dtype).eps * jnp.abs(value)
-    better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
-    losses = state.losses.at[state.count].set(state.value / unit)
-    return _State(
-        theta,
-        gradient,
-        value,
-        precondition,
-        search,
-        state.count + 1,
-        losses,
-        size,
-        norm(direction),
-        unit * jnp.maximum(inverse, curved).astype(unit.dtype),
-        jnp.minimum(size, state.smallest),
-        jnp.where(better, 0, state.stalled + 1),
-        state.unit,
-    )
-
-
-def _done(operands, state: _State):
-    *_, theta0, _, tol = operands
-    size = state.gradient_norm
-    ended = (size == 0) | ~jnp.isfinite(size)
-    if tol is not None:
-        return ended | (size <= jnp.asarray(tol, size.dtype))
-    # Relative to theta, or, where that is near 0, to a small part of the way there.
-    length = jnp.maximum(norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0)))
-    short = state.step <= step_to_stop_at(theta0) * length.astype(state.step.dtype)
-    return ended | short | (state.stalled >= PATIENCE)

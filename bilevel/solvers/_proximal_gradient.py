@@ -5,7 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._condition import FixedPoint, proximal_step
 from .._inner import value_and_grad
@@ -72,13 +72,46 @@ class ProximalGradient(AbstractSolver):
         return FixedPoint(loss, self.prox, jnp.asarray(self.step_size))
 
     def solve(self, loss, theta0, key):
-        operands = (self.condition(loss), self.tol, theta0)
-        state = _start(theta0, key, self.max_steps)
-        state = iterate(_step, _done, operands, state, self.max_steps, self.loop)
-        ended = _done(operands, state) if self.tol is None else True
+        problem, state = _Problem(self.condition(loss), theta0), _start(theta0, key, self.max_steps)
+        state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
+        ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
         inverse = jnp.asarray(self.step_size)
         return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
+
+    def step(self, problem: "_Problem", state: "_State") -> "_State":
+        condition = problem.condition
+        key, now = split_key(state.key, 2)
+        value, gradient = value_and_grad(condition.loss, state.ahead, now)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            theta = proximal_step(
+                condition.loss, condition.prox, condition.step_size, state.ahead, gradient
+            )
+        theta = jax.tree.map(lambda new, old: new.astype(old.dtype), theta, state.theta)
+        moved = optax.tree.sub(theta, state.theta)
+        gap = optax.tree.sub(theta, state.ahead)
+        momentum = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
+        # O'Donoghue and Candes (2015): momentum that points uphill is dropped.
+        uphill = vdot(gap, moved) < 0
+        momentum = jnp.where(uphill, 1, momentum).astype(momentum.dtype)
+        push = jnp.where(uphill, 0, (state.momentum - 1) / momentum).astype(momentum.dtype)
+        losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
+        size = norm(gap) / condition.step_size.astype(state.residual.dtype)
+        ahead = optax.tree.add_scale(theta, push, moved)
+        return _State(
+            theta, ahead, momentum, state.count + 1, losses, size.astype(state.residual.dtype), key
+        )
+
+    def done(self, problem: "_Problem", state: "_State") -> Bool[Array, ""]:
+        condition, theta0, tol = problem.condition, problem.theta0, self.tol
+        if tol is None:
+            length = jnp.maximum(
+                norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0))
+            )
+            tol = step_to_stop_at(theta0) * length / condition.step_size.astype(length.dtype)
+        # The residual is that of the point before; the one at theta is smaller by the contraction.
+        short = state.residual <= 0.5 * jnp.asarray(tol, state.residual.dtype)
+        return short | jnp.isnan(state.residual)
 
 
 class ProjectedGradient(ProximalGradient):
@@ -123,6 +156,11 @@ class _Projection(eqx.Module):
         return self.projection(theta, psi)
 
 
+class _Problem(eqx.Module):
+    condition: FixedPoint
+    theta0: PyTree[Array]
+
+
 class _State(eqx.Module):
     theta: PyTree[Array]
     ahead: PyTree[Array]
@@ -138,37 +176,3 @@ def _start(theta0, key, steps) -> _State:
     dtype = wide_dtype(theta0)
     losses, most = jnp.zeros((steps,), dtype), jnp.asarray(jnp.finfo(dtype).max)
     return _State(theta0, theta0, jnp.ones((), dtype), jnp.asarray(0), losses, most, key)
-
-
-def _step(operands, state: _State) -> _State:
-    condition, *_ = operands
-    key, now = split_key(state.key, 2)
-    value, gradient = value_and_grad(condition.loss, state.ahead, now)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theta = proximal_step(
-            condition.loss, condition.prox, condition.step_size, state.ahead, gradient
-        )
-    theta = jax.tree.map(lambda new, old: new.astype(old.dtype), theta, state.theta)
-    moved = optax.tree.sub(theta, state.theta)
-    gap = optax.tree.sub(theta, state.ahead)
-    momentum = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
-    # O'Donoghue and Candes (2015): momentum that points uphill is dropped.
-    uphill = vdot(gap, moved) < 0
-    momentum = jnp.where(uphill, 1, momentum).astype(momentum.dtype)
-    push = jnp.where(uphill, 0, (state.momentum - 1) / momentum).astype(momentum.dtype)
-    losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
-    size = norm(gap) / condition.step_size.astype(state.residual.dtype)
-    ahead = optax.tree.add_scale(theta, push, moved)
-    return _State(
-        theta, ahead, momentum, state.count + 1, losses, size.astype(state.residual.dtype), key
-    )
-
-
-def _done(operands, state: _State):
-    condition, tol, theta0 = operands
-    if tol is None:
-        length = jnp.maximum(norm(state.theta), 1e-3 * norm(optax.tree.sub(state.theta, theta0)))
-        tol = step_to_stop_at(theta0) * length / condition.step_size.astype(length.dtype)
-    # The residual is that of the point before; the one at theta is smaller by the contraction.
-    short = state.residual <= 0.5 * jnp.asarray(tol, state.residual.dtype)
-    return short | jnp.isnan(state.residual)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from jax import lax
 
+from bilevel import hessian
 from bilevel._loops import MOST_UNROLLED, choose, iterate
 from bilevel.inverse_hvp import CG
 from bilevel.solvers import GradientDescent
@@ -160,7 +161,7 @@ def test_solvers_of_a_convolutional_network(jit, close):
     def everything(way):
         theta, record = GradientDescent(optax.adam(0.01), 3, loop=way)(network_loss, THETA)
         cg = CG(max_steps=3, damping=20.0, loop=way)
-        hvp = cg.operator(network_loss, THETA)
+        hvp = hessian(network_loss, THETA)
         return theta, record.losses, cg(hvp, THETA).v
 
     run = eqx.filter_jit(everything) if jit else everything

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from bilevel import hessian
 from bilevel.inverse_hvp import SGD
 from bilevel.solvers import GradientDescent
 
@@ -36,7 +37,7 @@ def tune_rates(
     inner_rate = _highest(inner_falls)
     theta, _ = GradientDescent(optax_adam, steps, scale=inner_rate)(inner, theta0)
     g = _outer_gradient(method, theta, coreset, network, images, targets)
-    hvp = SGD(optax_adam, steps).operator(inner, theta)
+    hvp = hessian(inner, theta)
 
     def adjoint_falls(rate):
         return _falls(SGD(optax_adam, steps, scale=rate)(hvp, g).losses)
