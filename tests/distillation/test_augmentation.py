@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import Coreset, RunConfig, augment, resolve
-from bilevel_distillation._augmentation import (
+from bilevel_distillation._engine._meta_step import Rates, coreset_gradient
+from bilevel_distillation._engine._recipe import make_recipe
+from bilevel_distillation.data._augmentation import (
     OPERATIONS,
     colour,
     crop,
@@ -17,8 +19,6 @@ from bilevel_distillation._augmentation import (
     rotate,
     translate,
 )
-from bilevel_distillation._meta_step import Rates, coreset_gradient
-from bilevel_distillation._recipe import make_recipe
 from bilevel_distillation.networks import ConvNet, smooth_relu
 
 N, SIZE = 200, 16

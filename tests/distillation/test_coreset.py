@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import Coreset
-from bilevel_distillation._coreset import centred_one_hot, choose_per_class
+from bilevel_distillation._problem._coreset import centred_one_hot, choose_per_class
 
 
 @pytest.fixture

@@ -11,8 +11,15 @@ from bilevel import Result, hypergradient
 from bilevel.inverse_hvp import Dense
 from bilevel.solvers import Newton
 from bilevel_distillation import make_method
-from bilevel_distillation._exact import Exact, exact_gradient
-from bilevel_distillation._output_space import Jacobian, Kernel, Rows, Space, System
+from bilevel_distillation._output_space import (
+    Exact,
+    Jacobian,
+    Kernel,
+    Rows,
+    Space,
+    System,
+    exact_gradient,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from bilevel_distillation import METHODS, RunConfig, resolve
-from bilevel_distillation._meta_step import (
+from bilevel_distillation._engine._meta_step import (
     Draws,
     Rates,
     Training,
@@ -19,8 +19,8 @@ from bilevel_distillation._meta_step import (
     coreset_gradient,
     meta_step,
 )
-from bilevel_distillation._pool import take
-from bilevel_distillation._recipe import first_state, make_recipe
+from bilevel_distillation._engine._pool import take
+from bilevel_distillation._engine._recipe import first_state, make_recipe
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -240,7 +240,7 @@ def test_the_metrics_are_those_of_the_gradient(x64):
 
 
 def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64, distance):
-    from bilevel_distillation._meta_step import compiled_meta_step
+    from bilevel_distillation._engine._meta_step import compiled_meta_step
 
     fixed, start = prepare(method="frepo")
     expected, _ = meta_step(fixed, copy(start), draw(0))

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from bilevel import linearize
 from bilevel_distillation import Coreset, Distillation, EvaluationConfig, RunConfig, make_method
 from bilevel_distillation import run as run_folder
-from bilevel_distillation._pool import make_member, train_step, with_statistics
+from bilevel_distillation._engine._pool import make_member, train_step, with_statistics
 from bilevel_distillation.engine import Exact, exact_gradient
 from bilevel_distillation.networks import (
     BatchNorm,

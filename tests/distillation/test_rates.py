@@ -8,10 +8,10 @@ import pytest
 from bilevel.inverse_hvp import SGD
 from bilevel.solvers import GradientDescent
 from bilevel_distillation import RunConfig, resolve
-from bilevel_distillation._meta_step import Training, optax_adam
-from bilevel_distillation._pool import take
-from bilevel_distillation._rates import BACK_OFF, RAISE, tune_rates, watch_rate
-from bilevel_distillation._recipe import first_state, make_recipe
+from bilevel_distillation._engine._meta_step import Training, optax_adam
+from bilevel_distillation._engine._pool import take
+from bilevel_distillation._engine._rates import BACK_OFF, RAISE, tune_rates, watch_rate
+from bilevel_distillation._engine._recipe import first_state, make_recipe
 
 SHAPE, CLASSES, STEPS = (4, 4, 1), 2, 5
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import EvaluationConfig, Interrupted, Reporter, RunConfig, sweep
-from bilevel_distillation import _sweep as module
+from bilevel_distillation._app import _sweep as module
+from bilevel_distillation._app._cli import main
+from bilevel_distillation._app._sweep import read_vary
 from bilevel_distillation._artifacts import hold_lock
-from bilevel_distillation._cli import main
-from bilevel_distillation._sweep import read_vary
 
 TINY = RunConfig(
     dataset="digits", method="frepo", iterations=2, batch_size=16, width=4, depth=2, pool_size=2,

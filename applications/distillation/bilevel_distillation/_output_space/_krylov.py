@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from bilevel import Result
 
-from .._parts import compiled, join
+from .._running import compiled, join
 from ._jacobian import Jacobian, Tangent, zeros_like
 from ._kernel import Kernel, Outputs
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bilevel import Result
 
-from .._parts import compiled
+from .._running import compiled
 from ._jacobian import Jacobian, Rows
 from ._kernel import Kernel, Outputs
 from ._krylov import Searched, Solution, conjugate_gradients

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._artifacts import has, series
 from .._config import RunConfig
-from .._pictures import has, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
