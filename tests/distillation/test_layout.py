@@ -1,6 +1,7 @@
 """Who imports whom, read from the files: no arrow up, no circle, nothing private of another."""
 
 import ast
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import bilevel_distillation
 
 TOOLKIT = Path(bilevel.__file__).parent
 APPLICATION = Path(bilevel_distillation.__file__).parent
+DOCS = Path(__file__).parents[2] / "docs"
 
 BELOW_ARTIFACTS = {"data", "_config", "networks"}
 BELOW_ENGINE = BELOW_ARTIFACTS | {"_running", "_problem", "_output_space", "_artifacts"}
@@ -102,6 +104,11 @@ def test_the_list_itself_has_no_circle():
         assert others <= below and package not in others
         below.add(package)
     assert set(ALLOWED) == {one.parent.name for one in APPLICATION.glob("*/__init__.py")}
+
+
+def test_the_picture_of_the_layout_is_that_of_the_imports():
+    drawn = runpy.run_path(str(DOCS / "layout.py"))
+    assert (DOCS / "pictures" / "layout.svg").read_text() == drawn["draw"](), "run docs/layout.py"
 
 
 def test_the_toolkit_imports_few_libraries():

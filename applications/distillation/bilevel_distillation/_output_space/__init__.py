@@ -1,4 +1,4 @@
-"""Linear algebra in the space of the outputs on the distilled images: m rows, C columns.
+"""Linear algebra in the space of the outputs: m rows, one a distilled image, and C columns.
 
 What is solved is `A x = b` with A = J J^T + R: J the Jacobian of the outputs with respect to the
 parameters that move, and R = ridge I + h h^T, which acts on each column alone. A has m C rows: few
