@@ -87,7 +87,12 @@ def errors_of(case: str, arguments: Arguments) -> list[list[Any]]:
     rows = []
     for name, bits in MANTISSA.items():
         found = in_precision(exact_gradient, bits)(
-            recipe.exact, recipe.method, coreset, problem.network, problem.images, problem.targets
+            recipe.method.solver,
+            recipe.method,
+            coreset,
+            problem.network,
+            problem.images,
+            problem.targets,
         )
         steps = f"{int(found.inner.steps)} + {int(found.adjoint.steps)}"
         results = found.inner.result, found.adjoint.result

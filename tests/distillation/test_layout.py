@@ -36,6 +36,9 @@ ADAPTERS = {"jaxopt", "optimistix"}
 """Libraries that the toolkit imports in their adapter alone, when it is used."""
 
 
+MOST_LINES = 350
+
+
 def imports(file: Path, root: Path) -> list[tuple[str, ...]]:
     """What a file of the package in `root` imports, function-local imports included, in parts."""
     place = (root.name, *file.relative_to(root).parent.parts)
@@ -113,6 +116,12 @@ def test_the_picture_of_the_layout_is_that_of_the_imports():
 
 def test_the_toolkit_imports_few_libraries():
     assert wrongs_of_toolkit(TOOLKIT) == []
+
+
+def test_every_file_can_be_read_in_one_sitting():
+    long = {file.name: n for file in APPLICATION.rglob("*.py")
+            if (n := len(file.read_text().splitlines())) > MOST_LINES}  # fmt: skip
+    assert long == {}
 
 
 @pytest.mark.parametrize(

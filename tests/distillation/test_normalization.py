@@ -115,7 +115,7 @@ def test_without_batch_normalisation_nothing_is_computed():
     assert not has_batch_norm(network) and has_batch_norm(network_with("batch"))
     assert refresh_statistics(network, jnp.zeros((2, *SHAPE))) is network
     coreset = Coreset(jnp.zeros((2, *SHAPE)), jnp.zeros((2, CLASSES)), jnp.zeros(()))
-    assert with_statistics(network, coreset, flip=False) is network
+    assert with_statistics(network, coreset) is network
 
 
 def test_statistics_are_no_parameters():
@@ -151,7 +151,7 @@ def problem(x64):
     )
     images = jax.random.normal(keys[2], (12, *SHAPE))
     network = eqx.nn.inference_mode(random_scales(network_with("batch")))
-    return coreset, with_statistics(network, coreset, False), images, jnp.eye(CLASSES).repeat(4, 0)
+    return coreset, with_statistics(network, coreset), images, jnp.eye(CLASSES).repeat(4, 0)
 
 
 def test_a_linearised_network_normalises_by_the_frozen_statistics(problem):
@@ -183,7 +183,7 @@ def test_a_network_of_the_pool_trains_on_the_statistics_of_all_distilled_images(
     adam = optax.adam(1e-2)
     member = make_member(lambda key: network_with("batch", key=key), adam, jax.random.key(4))
     assert member.network.norms[0].inference is True
-    after = train_step(member, adam, coreset, False, microbatch=2)
+    after = train_step(member, adam, coreset, microbatch=2)
 
     def loss(parameters):
         outputs = eqx.nn.inference_mode(parameters, False)(coreset.images)

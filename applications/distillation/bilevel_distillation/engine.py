@@ -4,7 +4,6 @@ from ._engine import Draws as Draws
 from ._engine import Estimate as Estimate
 from ._engine import Metrics as Metrics
 from ._engine import Pool as Pool
-from ._engine import Rates as Rates
 from ._engine import Recipe as Recipe
 from ._engine import State as State
 from ._engine import Training as Training
@@ -18,9 +17,15 @@ from ._engine import put as put
 from ._engine import take as take
 from ._engine import train_step as train_step
 from ._output_space import Exact as Exact
-from ._output_space import MetaGradient as MetaGradient
 from ._output_space import Solution as Solution
 from ._output_space import exact_gradient as exact_gradient
+from ._problem import AbstractImplicit as AbstractImplicit
+from ._problem import AbstractSolver as AbstractSolver
+from ._problem import Adam as Adam
+from ._problem import Batch as Batch
+from ._problem import LinearAdjoint as LinearAdjoint
+from ._problem import MetaGradient as MetaGradient
+from ._problem import Rates as Rates
 from ._running import Call as Call
 from ._running import layout as layout
 from ._running import make_mesh as make_mesh

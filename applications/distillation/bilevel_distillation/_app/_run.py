@@ -271,13 +271,14 @@ def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) 
 def _flush(pending, folder: RunFolder, reporter: Reporter, sync: bool) -> None:
     records = []
     for iteration, seconds, metrics in pending:
-        values = {name: float(value) for name, value in vars(metrics).items()}
+        values = {name: float(value) for name, value in metrics.values.items()}
         finite = {name: value for name, value in values.items() if np.isfinite(value)}
         records.append({"iteration": iteration, "seconds": round(seconds, 3)} | finite)
     if is_first():
         folder.append_metrics(records, sync)
     last = records[-1]
-    reporter.advance(len(records), loss=last.get("loss", np.nan), accuracy=last["accuracy"])
+    shown = {name: last[name] for name in ("loss", "accuracy") if name in last}
+    reporter.advance(len(records), **shown)
 
 
 def _measure(distillation: Distillation, held: Held, folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ..networks import NormName
-from ._checks import at_least_one, one_of, positive
+from ._checks import at_least_one, known_method, one_of, positive
 from ._evaluation import EvaluationConfig
 from ._types import (
     ByData,
@@ -16,7 +16,7 @@ from ._types import (
     Found,
     Init,
     LinearSolver,
-    MethodName,
+    Method,
     Open,
     Precision,
     Solve,
@@ -32,7 +32,8 @@ class RunConfig:
         dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
             hub name or a local folder.
         ipc: distilled images per class.
-        method: RCIG, or one of those that it is built from.
+        method: RCIG, one of those that it is built from, one that another package brings, or a
+            class of your own, package.module:Class.
         out: the run's folder; a run that is there goes on.
         seed: of everything random.
         init: what distilled images begin as: random real images, noise, or the real images nearest
@@ -94,7 +95,7 @@ class RunConfig:
 
     dataset: str = "digits"
     ipc: int = 1
-    method: MethodName = "rcig"
+    method: Method = "rcig"
     out: Path = Path("runs/digits")
     seed: int = 0
     init: Init = "real"
@@ -143,7 +144,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("method", MethodName), ("solve", Solve), ("norm", NormName),
+        known_method(self.method)
+        for name, known in (("solve", Solve), ("norm", NormName),
                             ("linear_solver", LinearSolver), ("precision", Precision),
                             ("storage", Storage), ("init", Init)):  # fmt: skip
             one_of(name, getattr(self, name), known)

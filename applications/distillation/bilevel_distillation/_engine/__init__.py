@@ -6,15 +6,10 @@ from ._distillation import load_data as load_data
 from ._estimate import Estimate as Estimate
 from ._estimate import advise as advise
 from ._estimate import estimate as estimate
+from ._gradient import coreset_gradient as coreset_gradient
 from ._makers import check_judges as check_judges
 from ._makers import judging_maker as judging_maker
-from ._meta_step import Draws as Draws
-from ._meta_step import Metrics as Metrics
-from ._meta_step import Rates as Rates
-from ._meta_step import Recipe as Recipe
-from ._meta_step import State as State
 from ._meta_step import compiled_meta_step as compiled_meta_step
-from ._meta_step import coreset_gradient as coreset_gradient
 from ._meta_step import meta_step as meta_step
 from ._pool import MakeNetwork as MakeNetwork
 from ._pool import Member as Member
@@ -26,4 +21,8 @@ from ._pool import train_on as train_on
 from ._pool import train_step as train_step
 from ._recipe import first_state as first_state
 from ._recipe import make_recipe as make_recipe
+from ._state import Draws as Draws
+from ._state import Metrics as Metrics
+from ._state import Recipe as Recipe
+from ._state import State as State
 from ._training_data import Training as Training

@@ -12,15 +12,17 @@ from jaxtyping import PyTree
 
 from .._artifacts import DistilledSet, own_version
 from .._config import RunConfig, resolve
-from .._running import gather, make_mesh, spread
+from .._problem import AbstractMethod, Batch, Rates, find_method
+from .._running import gather, is_dispatched, make_mesh, spread
 from ..data import ImageData, Preprocessor, check_images_per_class, load, sample
 from ._initial import initial_images
 from ._makers import check_judges, check_network, distilling_maker
-from ._meta_step import Draws, Metrics, Rates, Recipe, State, compiled_meta_step, meta_step
+from ._meta_step import compiled_meta_step, meta_step
 from ._needs import check_room
 from ._pool import MakeNetwork, take, with_statistics
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
+from ._state import Draws, Metrics, Recipe, State
 from ._training_data import Training, Transform, choose_storage
 
 WATCH_EVERY = 50
@@ -58,6 +60,7 @@ class Distillation:
         data: ImageData | None = None,
         preprocessor: Preprocessor | None = None,
         make_network: MakeNetwork | None = None,
+        method: AbstractMethod | type[AbstractMethod] | None = None,
     ):
         """
         Args:
@@ -66,13 +69,16 @@ class Distillation:
             preprocessor: fitted already; None: it is fitted on the training images.
             make_network: a function from a key to a network that distils, in place of the ConvNet
                 of `config`, whose width, depth, padding and norm then do nothing.
+            method: a method of your own, or its class, in place of `config.method`.
 
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
         """
         self.mesh = make_mesh(config.devices)
         self.data = load_data(config) if data is None else data
-        self.config = resolve(config, self.data.image_shape, self.data.classes)
+        own = type(method) if isinstance(method, AbstractMethod) else method
+        presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
+        self.config = resolve(config, self.data.image_shape, self.data.classes, presets)
         check(self.config, self.data, make_network)
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
@@ -83,8 +89,12 @@ class Distillation:
             self.data.classes,
             self.data.train_images.shape[0],
             make_network,
+            None if isinstance(method, AbstractMethod) else method,
         )
+        if isinstance(method, AbstractMethod):
+            self.recipe = replace(self.recipe, method=method)
         self._is_own = make_network is not None
+        self._method = config.method if own is None else own.__name__
         images, labels = initial_images(
             self.config, self.data, self.preprocessor, self.recipe.make_network
         )
@@ -98,8 +108,7 @@ class Distillation:
         self.seconds = 0.0
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
-        dispatched = jax.default_backend() == "cpu" and self.mesh is None
-        self._step = meta_step if dispatched else compiled_meta_step
+        self._step = meta_step if is_dispatched(self.mesh) else compiled_meta_step
 
     @property
     def training(self) -> Training:
@@ -134,10 +143,10 @@ class Distillation:
             training, draws = self._get(0)
             state = self.whole_state()
             network = take(state.pool, draws.model).network
-            network = with_statistics(network, state.coreset, self.recipe.method.flip)
-            images, targets = gather(self.mesh, training.batch(draws.rows))
+            network = with_statistics(network, state.coreset)
+            batch = Batch(*gather(self.mesh, training.batch(draws.rows)), network)
             with jax.default_matmul_precision(self.config.precision):
-                rates = tune_rates(self.recipe, state.coreset, network, images, targets)
+                rates = tune_rates(self.recipe.method, state.coreset, batch)
             self.state = eqx.tree_at(lambda s: s.rates, self.state, rates)
         return self.state.rates
 
@@ -209,7 +218,7 @@ class Distillation:
             flip=bool(config.flip),
             provenance={
                 "dataset": self.data.name,  # of a local folder, the last part of its path
-                "method": config.method,
+                "method": self._method,
                 "solve": config.solve,
                 "ipc": config.ipc,
                 "seed": config.seed,
@@ -276,7 +285,8 @@ class Distillation:
         config = self.config
         rng = np.random.default_rng([config.seed, 1, iteration])
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), iteration)
-        rows = rng.choice(len(self.data.train_labels), self.recipe.batch_size, replace=False)
+        size = self.recipe.batch_size
+        rows = self.recipe.method.rows(rng, self.data.train_labels, size)
         return Draws(
             model=jnp.asarray(rng.integers(config.pool_size), jnp.int32),
             pool_steps=jnp.asarray(rng.integers(1, config.pool_steps + 1), jnp.int32),

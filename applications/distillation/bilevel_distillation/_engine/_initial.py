@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from .._config import RunConfig
 from .._problem import choose_per_class
+from .._running import portions
 from ..data import ImageData, Preprocessor
 from ..networks import AbstractNetwork
 from ._pool import MakeNetwork
@@ -50,8 +51,7 @@ def _by_kmeans(
     chosen = []
     for rows in _classes(data, rng):
         images = preprocessor(data.train_images[rows])
-        found = [np.asarray(features(jnp.asarray(images[i : i + 250])))
-                 for i in range(0, len(images), 250)]  # fmt: skip
+        found = [np.asarray(features(jnp.asarray(part))) for part in portions(images, 250)]
         x = np.concatenate(found)
         seed = int(rng.integers(2**31))
         centres = KMeans(ipc, random_state=seed).fit(x).cluster_centers_

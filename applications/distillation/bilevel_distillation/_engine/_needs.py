@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._config import RunConfig
-from .._running import held_by_one
+from .._running import held_by_one, on_cpu
 from ..data import ImageData, in_gigabytes, memory_of_machine, whitened_values
 from ._pool import MakeNetwork
 
@@ -17,7 +17,7 @@ def check_room(config: RunConfig, data: ImageData, make_network: MakeNetwork) ->
     An accelerator says itself what does not fit.
     """
     network = eqx.filter_eval_shape(make_network, jax.random.key(0))
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return
     values = data.train_images[0].size
     batch = min(config.batch_size or 1, len(data.train_images))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
 from .._problem import Coreset, squared_error
@@ -13,6 +12,7 @@ from .._running import accumulate, compiled, part_size
 from ..networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
 MakeNetwork = Callable[[PRNGKeyArray], AbstractNetwork]
+Loss = Callable[[Float[Array, "n classes"], Float[Array, "n classes"]], Scalar]
 
 
 class Pool(eqx.Module):
@@ -35,10 +35,6 @@ class Member(eqx.Module):
     network: AbstractNetwork
     optimiser: PyTree[Array]
     age: Int[Array, ""]
-
-
-def pool_optimiser(learning_rate: float) -> optax.GradientTransformation:
-    return optax.adam(learning_rate)
 
 
 def make_member(make_network: MakeNetwork, optimiser, key: PRNGKeyArray) -> Member:
@@ -82,10 +78,14 @@ def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
 
 
 def train_step(
-    member: Member, optimiser, coreset: Coreset, flip: bool, microbatch: int | None = None
+    member: Member,
+    optimiser,
+    coreset: Coreset,
+    microbatch: int | None = None,
+    loss: Loss = squared_error,
 ) -> Member:
-    """One step on the squared error over the whole coreset (standard dynamics)."""
-    return train_on(member, optimiser, _support(coreset, flip), microbatch)
+    """One step on a loss over the whole coreset (standard dynamics)."""
+    return train_on(member, optimiser, _support(coreset), microbatch, loss)
 
 
 def train_on(
@@ -93,8 +93,9 @@ def train_on(
     optimiser,
     rows: tuple[Float[Array, "n height width channels"], Float[Array, "n classes"]],
     microbatch: int | None = None,
+    loss: Loss = squared_error,
 ) -> Member:
-    """One step on the squared error over these images and labels.
+    """One step on a loss over these images and labels.
 
     Batch normalisation takes the statistics of all of them, which then go through the network at
     once.
@@ -107,36 +108,36 @@ def train_on(
 
     def of(part):
         images, targets = part
-        return _gradient(member.network, images, targets, total), None
+        return _gradient(loss, member.network, images, targets, total), None
 
     gradient, _ = accumulate(of, rows, size)
     return _update(member, optimiser, gradient)
 
 
 @compiled
-def _support(coreset: Coreset, flip: bool):
-    return coreset.support(flip)
+def _support(coreset: Coreset):
+    return coreset.support()
 
 
 @compiled
-def _gradient(network: AbstractNetwork, images, targets, total: int):
+def _gradient(loss: Loss, network: AbstractNetwork, images, targets, total: int):
     """Of the part of these images in a mean over `total`."""
 
-    def loss(network) -> Scalar:
+    def share(network) -> Scalar:
         outputs = eqx.nn.inference_mode(network, False)(images)
-        return squared_error(outputs, targets) * (images.shape[0] / total)
+        return loss(outputs, targets) * (images.shape[0] / total)
 
-    return eqx.filter_grad(loss)(network)
+    return eqx.filter_grad(share)(network)
 
 
-def with_statistics(network: AbstractNetwork, coreset: Coreset, flip: bool) -> AbstractNetwork:
+def with_statistics(network: AbstractNetwork, coreset: Coreset) -> AbstractNetwork:
     """The network with the statistics of the coreset in its batch normalisation, if it has any."""
-    return _refreshed(network, coreset, flip) if has_batch_norm(network) else network
+    return _refreshed(network, coreset) if has_batch_norm(network) else network
 
 
 @compiled
-def _refreshed(network: AbstractNetwork, coreset: Coreset, flip: bool):
-    return refresh_statistics(network, coreset.support(flip)[0])
+def _refreshed(network: AbstractNetwork, coreset: Coreset):
+    return refresh_statistics(network, coreset.support()[0])
 
 
 @compiled

@@ -9,42 +9,40 @@ from jaxtyping import Bool
 from bilevel.inverse_hvp import SGD
 from bilevel.solvers import GradientDescent
 
-from .._problem import AbstractMethod, Coreset
+from .._problem import AbstractImplicit, AbstractMethod, Adam, Batch, Coreset, Rates, adam
 from ..networks import AbstractNetwork
-from ._meta_step import Rates, Recipe, optax_adam
 
 FIRST_RATE = 1e-6
 RAISE, BACK_OFF = 1.2, 0.7
 
 
-def tune_rates(
-    recipe: Recipe, coreset: Coreset, network: AbstractNetwork, images, targets
-) -> Rates:
+def tune_rates(method: AbstractMethod, coreset: Coreset, batch: Batch) -> Rates:
     """The highest rates at which both losses still fall at every step, times 0.7.
 
     The rate is raised by 1.2 until the loss is no longer monotone (RCIG, appendix C).
     """
-    method, steps = recipe.method, recipe.adam_steps
+    assert isinstance(method, AbstractImplicit) and isinstance(method.solver, Adam)
+    network, steps = batch.network, method.solver.steps
     inner = _Inner(method, coreset, network)
     theta0 = method.start(network)
 
     def inner_falls(rate):
-        _, record = GradientDescent(optax_adam, steps, scale=rate)(inner, theta0)
+        _, record = GradientDescent(adam, steps, scale=rate)(inner, theta0)
         return _falls(record.losses)
 
     inner_rate = _highest(inner_falls)
-    theta, _ = GradientDescent(optax_adam, steps, scale=inner_rate)(inner, theta0)
-    g = _outer_gradient(method, theta, coreset, network, images, targets)
-    hvp = SGD(optax_adam, steps).operator(inner, theta)
+    theta, _ = GradientDescent(adam, steps, scale=inner_rate)(inner, theta0)
+    g = _outer_gradient(method, theta, coreset, network, batch.images, batch.targets)
+    hvp = SGD(adam, steps).operator(inner, theta)
 
     def adjoint_falls(rate):
-        return _falls(SGD(optax_adam, steps, scale=rate)(hvp, g).losses)
+        return _falls(SGD(adam, steps, scale=rate)(hvp, g).losses)
 
     return Rates(jnp.asarray(inner_rate), jnp.asarray(_highest(adjoint_falls)))
 
 
 class _Inner(eqx.Module):
-    method: AbstractMethod
+    method: AbstractImplicit
     coreset: Coreset
     network: AbstractNetwork
 

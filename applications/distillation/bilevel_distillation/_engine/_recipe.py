@@ -12,11 +12,22 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._config import EvaluationConfig, RunConfig
 from .._output_space import Exact
-from .._problem import Coreset, centred_one_hot, make_method
-from .._running import make_mesh
+from .._problem import (
+    AbstractLinearized,
+    AbstractMethod,
+    AbstractSolver,
+    Adam,
+    Coreset,
+    LinearAdjoint,
+    Rates,
+    centred_one_hot,
+    find_method,
+    from_settings,
+)
+from .._running import is_dispatched, make_mesh
 from ._makers import distilling_maker
-from ._meta_step import Rates, Recipe, State
 from ._pool import MakeNetwork, make_pool
+from ._state import Recipe, State
 
 
 def what_compiles(config: RunConfig) -> RunConfig:
@@ -50,16 +61,17 @@ def make_recipe(
     classes: int,
     samples: int,
     make_network: MakeNetwork | None = None,
+    method: type[AbstractMethod] | None = None,
 ) -> Recipe:
     """The recipe of a complete config; the same object for the same settings, so that what was
     compiled for one run serves the next.
 
-    `make_network`, if given, takes the place of the config's own network.
+    `make_network` and `method`, if given, take the place of the config's own.
     """
     assert config.ridge_rate is not None and config.batch_size is not None
     mesh = make_mesh(config.devices)
     # Parts of a few rows would leave most devices idle.
-    in_caches = jax.default_backend() == "cpu" and mesh is None
+    in_caches = is_dispatched(mesh)
     optimiser = optax.partition(
         {
             "coreset": optax.adabelief(_rate(config)),
@@ -67,24 +79,11 @@ def make_recipe(
         },
         _rate_names,
     )
+    microbatch = config.microbatch or (32 if in_caches else None)
+    kind = method or find_method(config.method)
+    settings = vars(config) | {"microbatch": microbatch, "solver": _solver(config, kind)}
     return Recipe(
-        method=make_method(
-            config.method,
-            ridge_rate=config.ridge_rate,
-            flip=bool(config.flip),
-            microbatch=config.microbatch or (32 if in_caches else None),
-            subset=config.n_subset,
-        ),
-        solve=config.solve,
-        exact=Exact(
-            config.linear_solver,
-            config.tolerance,
-            config.max_cg_steps,
-            "float64" if config.float64 else None,
-            config.remat,
-            config.n_subset,
-        ),
-        adam_steps=config.adam_steps,
+        method=from_settings(kind, settings),
         clip_implicit=config.clip_implicit,
         optimiser=optimiser,
         average=optax.ema(config.average_decay, debias=True),
@@ -92,8 +91,24 @@ def make_recipe(
         make_network=make_network or distilling_maker(config, image_shape, classes),
         batch_size=min(config.batch_size, samples),
         most_pool_steps=config.most_pool_steps,
+        microbatch=microbatch,
         augment=config.augment,
         mesh=mesh,
+    )
+
+
+def _solver(config: RunConfig, kind: type[AbstractMethod]) -> AbstractSolver:
+    """How a method with an inner problem finds its gradient."""
+    if config.solve == "adam":
+        return Adam(config.adam_steps)
+    if not issubclass(kind, AbstractLinearized):
+        return LinearAdjoint(config.adam_steps, config.tolerance, config.max_cg_steps)
+    return Exact(
+        config.linear_solver,
+        config.tolerance,
+        config.max_cg_steps,
+        "float64" if config.float64 else None,
+        config.remat,
     )
 
 
@@ -112,7 +127,10 @@ def first_state(
 ) -> State:
     """The state before the first meta-iteration: these images and classes, fresh networks."""
     coreset = Coreset(
-        images, jnp.asarray(centred_one_hot(labels, classes)), jnp.zeros((), images.dtype)
+        images,
+        jnp.asarray(centred_one_hot(labels, classes)),
+        jnp.zeros((), images.dtype),
+        bool(config.flip),
     )
     pool_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     return State(
@@ -122,4 +140,5 @@ def first_state(
         average=recipe.average.init(coreset),  # pyright: ignore
         pool=make_pool(recipe.make_network, recipe.pool_optimiser, config.pool_size, pool_key),
         rates=Rates(jnp.asarray(1e-3, jnp.float32), jnp.asarray(1.0, jnp.float32)),
+        carried=recipe.method.begin(coreset),
     )

@@ -15,7 +15,7 @@ from .._artifacts import TRAINED_ON, DistilledSet, RunFolder, hold_lock, read_at
 from .._config import AttackConfig, RunConfig
 from .._engine import judging_maker, load_data
 from .._problem import Coreset, centred_one_hot, choose_per_class
-from .._running import Reporter, part_size
+from .._running import Reporter, part_size, portions
 from ..data import ImageData
 from ..networks import AbstractNetwork
 from ._evaluation import train_network
@@ -144,11 +144,11 @@ class _Scene:
             labels = centred_one_hot(data.train_labels[rows], data.classes)
         else:
             images, labels = self.members, centred_one_hot(data.train_labels, data.classes)
-        coreset = Coreset(images, jnp.asarray(labels), jnp.zeros(()))
+        coreset = Coreset(images, jnp.asarray(labels), jnp.zeros(()), distilled.flip)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 5), number)
         recipe = replace(config.evaluation, steps=steps)
         maker = judging_maker(config, data.image_shape, data.classes)
-        return train_network(*coreset.support(distilled.flip), maker, recipe, key)
+        return train_network(*coreset.support(), maker, recipe, key)
 
     def attack(self, network: AbstractNetwork, number: int) -> dict[str, Any]:
         """The AUC of each attacker, and the network's test accuracy."""
@@ -261,8 +261,7 @@ def _outputs(
     network: AbstractNetwork, images: Float[Array, "n height width channels"]
 ) -> Float[np.ndarray, "n classes"]:
     size = part_size(network, images, 250) or 250
-    parts = [_answer(network, images[i : i + size]) for i in range(0, images.shape[0], size)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate([np.asarray(_answer(network, part)) for part in portions(images, size)])
 
 
 @eqx.filter_jit

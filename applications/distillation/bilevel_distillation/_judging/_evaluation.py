@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._config import EvaluationConfig
 from .._engine import MakeNetwork, Member, make_member, train_on
-from .._running import compiled, part_size
+from .._running import compiled, on_cpu, part_size, portions, repeat
 from ..data import augment
 from ..networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
@@ -37,8 +36,8 @@ def train_network(
     """One network, trained from scratch with Adam on the squared error, and ready to predict: its
     batch normalisation has the statistics of (at most 1,000 of) the images.
 
-    On an accelerator all steps are one compiled loop; on a CPU they are dispatched one by one,
-    because XLA's CPU loops slow convolutions down, and large batches part by part.
+    On an accelerator all steps are one compiled loop; on a CPU they are dispatched one by one, and
+    large batches part by part.
     """
     steps, learning_rate = config.steps, config.learning_rate
     if steps is None or learning_rate is None:
@@ -49,7 +48,7 @@ def train_network(
     member = _make(make_network, optimiser, network_key)
     batch_size = min(config.batch_size, images.shape[0])
     fixed = (optimiser, images, labels, batch_key, batch_size, config.augment)
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         take_step = _step if _in_parts(member.network, images[:batch_size]) else _step_donated
         for step in range(steps):
             member = take_step((*fixed, np.int32(step)), member)
@@ -74,11 +73,10 @@ def evaluate(
 ) -> list[float]:
     """Test accuracies, as fractions, of `config.repeats` networks trained on the images.
 
-    Several networks at once on an accelerator; one after the other on a CPU, where a batched
-    convolution is slower than several single ones.
+    Several networks at once on an accelerator; one after the other on a CPU.
     """
     keys = jax.random.split(key, config.repeats)
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         train = partial(train_network, images, labels, make_network, config)
         networks = eqx.filter_vmap(lambda k: train(k))(keys)
         hits = eqx.filter_vmap(lambda net: accuracy(net, test_images, test_labels))(networks)
@@ -103,10 +101,7 @@ def accuracy(
     (None: 250, or on a CPU as many as a program should take).
     """
     batch_size = batch_size or part_size(network, images, 250) or 250
-    hits = [
-        _hits(network, images[i : i + batch_size], labels[i : i + batch_size])
-        for i in range(0, images.shape[0], batch_size)
-    ]
+    hits = [_hits(network, *part) for part in portions((images, labels), batch_size)]
     return sum(hits, jnp.zeros(())) / images.shape[0]
 
 
@@ -153,9 +148,4 @@ _step_donated = eqx.filter_jit(_step, donate="all-except-first")
 
 @eqx.filter_jit
 def _train_looped(fixed, member: Member, steps) -> Member:
-    arrays, static = eqx.partition(member, eqx.is_array)
-
-    def body(step, arrays):
-        return eqx.filter(_step((*fixed, step), eqx.combine(arrays, static)), eqx.is_array)
-
-    return eqx.combine(lax.fori_loop(0, steps, body, arrays), static)
+    return repeat(lambda step, member: _step((*fixed, step), member), member, steps)

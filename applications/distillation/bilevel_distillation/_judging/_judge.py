@@ -89,8 +89,9 @@ def judge(
     labels, classes = distilled.labels, distilled.labels.shape[1]
     if config.evaluation.labels == "hard":
         labels = centred_one_hot(labels.argmax(1), classes)
-    coreset = Coreset(jnp.asarray(distilled.images), jnp.asarray(labels), jnp.zeros(()))
-    images, labels = coreset.support(distilled.flip)
+    images, labels = Coreset(
+        jnp.asarray(distilled.images), jnp.asarray(labels), jnp.zeros(()), distilled.flip
+    ).support()
     height, width, channels = distilled.images.shape[1:]
     maker = make_network or judging_maker(config, (height, width, channels), classes)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), seed)

@@ -9,7 +9,7 @@ it compiles in seconds whatever m, and its activations stay in the caches. Under
 block.
 """
 
-from ._exact import MetaGradient as MetaGradient
+from ._exact import Exact as Exact
 from ._exact import exact_gradient as exact_gradient
 from ._jacobian import Jacobian as Jacobian
 from ._jacobian import Linearized as Linearized
@@ -18,7 +18,6 @@ from ._jacobian import Rows as Rows
 from ._kernel import Kernel as Kernel
 from ._krylov import Solution as Solution
 from ._krylov import Space as Space
-from ._prepare import Exact as Exact
 from ._system import MOST_FACTORISED as MOST_FACTORISED
 from ._system import LinearSolver as LinearSolver
 from ._system import System as System

@@ -27,39 +27,41 @@ itself is taken, which is nearer to the solution.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._problem import AbstractLinearized, Coreset
+from .._problem import AbstractLinearized, AbstractSolver, Coreset, MetaGradient
 from .._running import accumulate, compiled, in_parts, join, part_size, slices
 from ..networks import AbstractNetwork
 from ._kernel import Kernel
-from ._krylov import Solution
 from ._model import Images, Model
-from ._prepare import Exact, prepare
+from ._prepare import prepare
+from ._system import LinearSolver
 
 Outputs = Float[Array, "m classes"]
 
 
-class MetaGradient(eqx.Module):
-    """The derivative of the outer loss with respect to the coreset.
+class Exact(AbstractSolver):
+    """How the two systems are solved.
 
     Attributes:
-        value: the outer loss.
-        aux: the predictions on the batch.
-        direct, implicit: the two parts.
-        inner, adjoint: how far the two solves can be trusted.
+        linear_solver: "cholesky", "cg", or "auto", by size.
+        tolerance: the relative error of the meta-gradient that is aimed at: conjugate gradients
+            stop where they estimate that of their solution so low.
+        max_steps: of conjugate gradients, at most.
+        dtype: of the factorisations, e.g. "float64"; None: that of the images.
+        remat: derive products with J anew, and keep no activations.
     """
 
-    value: Scalar
-    aux: Float[Array, "batch classes"]
-    direct: Coreset
-    implicit: Coreset
-    inner: Solution
-    adjoint: Solution
+    linear_solver: LinearSolver = eqx.field(default="auto", static=True)
+    tolerance: float = eqx.field(default=1e-2, static=True)
+    max_steps: int = eqx.field(default=64, static=True)
+    dtype: str | None = eqx.field(default=None, static=True)
+    remat: bool = eqx.field(default=False, static=True)
 
-    @property
-    def grad(self) -> Coreset:
-        return jax.tree.map(jnp.add, self.direct, self.implicit)
+    def gradient(self, method, coreset, batch):
+        return exact_gradient(
+            self, method, coreset, batch.network, batch.images, batch.targets, batch.key
+        )
 
 
 def exact_gradient(
@@ -74,8 +76,11 @@ def exact_gradient(
     """The meta-gradient on a batch of real images; `key` draws the subset, if there is one."""
     body, rest = eqx.partition(network, method.moving(network))
     model = Model(method, body, rest)
-    support, labels = _support(coreset, method.flip)
-    h, system = prepare(exact, model, support, labels.shape[1], method.ridge(coreset))
+    support, labels = _support(coreset)
+    h, system = prepare(
+        model, support, labels.shape[1], method.ridge(coreset),
+        linear_solver=exact.linear_solver, dtype=exact.dtype, remat=exact.remat,
+    )  # fmt: skip
     inner = system.solve(labels, exact.tolerance, exact.max_steps)
     theta = system.jacobian.pull(inner.x) if inner.pulled is None else inner.pulled
     weight = None if h is None else _weight(h, inner.mended)
@@ -88,16 +93,29 @@ def exact_gradient(
     right = system.jacobian.push(g)
     adjoint = system.solve(right, exact.tolerance, exact.max_steps, inner.searched)
     v = _minus(g, system.jacobian.pull(adjoint.x))
-    rows = _draw(key, support.shape[0], exact.subset)
+    rows = _draw(key, support.shape[0], method.n_subset)
     cotangents = _cotangents(h, inner.x, adjoint.x, gamma, weight, to_weight)
     to_images = _to_images(model, theta, v, support, cotangents, rows)
-    parts = _to_coreset(coreset, method.flip, direct, to_images, gamma, adjoint.x, rows)
-    return MetaGradient(value, predictions, *parts, inner, adjoint)
+    directly, implicit = _to_coreset(coreset, direct, to_images, gamma, adjoint.x, rows)
+    return MetaGradient(
+        value=value,
+        direct=directly if method.direct else None,
+        implicit=implicit,
+        predictions=predictions,
+        inner=inner,
+        adjoint=adjoint,
+        measured={
+            "inner_error": inner.error,
+            "adjoint_error": adjoint.error,
+            "inner_steps": inner.steps,
+            "adjoint_steps": adjoint.steps,
+        },
+    )
 
 
 @compiled
-def _support(coreset: Coreset, flip: bool):
-    return coreset.support(flip)
+def _support(coreset: Coreset):
+    return coreset.support()
 
 
 @compiled
@@ -157,7 +175,7 @@ def _draw(key: PRNGKeyArray | None, total: int, size: int | None):
     if size is None or size >= total:
         return None
     if key is None:
-        raise ValueError(f"subset={size} draws from {total} distilled images: give a key.")
+        raise ValueError(f"n_subset={size} draws from {total} distilled images: give a key.")
     return jax.random.permutation(key, total)[:size]
 
 
@@ -210,11 +228,11 @@ def _to_part(model: Model, theta, v, support, cotangents, rows):
 
 
 @compiled
-def _to_coreset(coreset: Coreset, flip: bool, direct, to_images, gamma, beta, rows):
+def _to_coreset(coreset: Coreset, direct, to_images, gamma, beta, rows):
     """Both gradients as coresets, mirror images folded back onto the stored ones."""
 
     def doubled(images, labels):
-        return Coreset(images, labels, coreset.log_temperature).support(flip)
+        return Coreset(images, labels, coreset.log_temperature, coreset.flip).support()
 
     support, fold = jax.vjp(doubled, coreset.images, coreset.labels)
 
@@ -228,6 +246,6 @@ def _to_coreset(coreset: Coreset, flip: bool, direct, to_images, gamma, beta, ro
 
     to_labels, to_temperature = direct
     images, labels = folded(to_images[0], gamma)
-    directly = Coreset(images, labels + to_labels, to_temperature)
+    directly = Coreset(images, labels + to_labels, to_temperature, coreset.flip)
     images, labels = folded(to_images[1], beta)
-    return directly, Coreset(images, labels, jnp.zeros_like(to_temperature))
+    return directly, Coreset(images, labels, jnp.zeros_like(to_temperature), coreset.flip)

@@ -1,57 +1,45 @@
 """The systems of a meta-gradient, as large as they are: J and R from a network and its images."""
 
-import equinox as eqx
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from .._running import compiled, in_parts, join, part_size, slices
+from .._running import compiled, in_parts, is_traced, join, part_size, slices
 from ._jacobian import Jacobian, Linearized, Rederived, Rows
 from ._kernel import Kernel
 from ._model import Images, Model, ModelOutputs
 from ._system import MOST_FACTORISED, LinearSolver, System
 
 
-class Exact(eqx.Module):
-    """How the two systems are solved.
-
-    Attributes:
-        linear_solver: "cholesky", "cg", or "auto", by size.
-        tolerance: the relative error of the meta-gradient that is aimed at: conjugate gradients
-            stop where they estimate that of their solution so low.
-        max_steps: and their greatest number.
-        dtype: of the factorisations, e.g. "float64"; None: that of the images.
-        remat: derive products with J anew, and keep no activations.
-        subset: how many distilled images get a gradient; None: all.
-    """
-
-    linear_solver: LinearSolver = eqx.field(default="auto", static=True)
-    tolerance: float = eqx.field(default=1e-2, static=True)
-    max_steps: int = eqx.field(default=64, static=True)
-    dtype: str | None = eqx.field(default=None, static=True)
-    remat: bool = eqx.field(default=False, static=True)
-    subset: int | None = eqx.field(default=None, static=True)
-
-
-def prepare(exact: Exact, model: Model, support: Images, classes: int, ridge: float):
+def prepare(
+    model: Model,
+    support: Images,
+    classes: int,
+    ridge: float,
+    *,
+    linear_solver: LinearSolver,
+    dtype: Any,
+    remat: bool,
+):
     """The frozen features (None for CIG) and A."""
     small = support.shape[0] * classes <= MOST_FACTORISED
-    factorise = exact.linear_solver == "cholesky" or (exact.linear_solver == "auto" and small)
-    holds = 1.0 if exact.remat else 0.5
+    factorise = linear_solver == "cholesky" or (linear_solver == "auto" and small)
+    holds = 1.0 if remat else 0.5
     size = part_size(model.network, support, model.method.microbatch, holds=holds)
     blocks, features = [], []
     for part in slices(support, size):
         if factorise:
             features.append(_features(model, part))
             continue
-        h, block = (_rederived if exact.remat else _linearized)(model, part)
+        h, block = (_rederived if remat else _linearized)(model, part)
         features.append(h)
         blocks.append(block)
     if factorise:
         blocks = [_matrix(model, support)]
     h = join(features) if model.method.closed_form else None
-    kernel = _kernel(h, ridge, exact.dtype or support.dtype)
+    kernel = _kernel(h, ridge, dtype or support.dtype)
     return h, System.make(Jacobian.make(blocks, model.body), kernel)
 
 
@@ -84,7 +72,7 @@ def _rederived(model: Model, images):
 
 def _matrix(model: Model, support) -> Rows:
     rows = support.shape[0]
-    if isinstance(support, Tracer):
+    if is_traced(support):
         return Rows(_rows_of(model, support), rows)
     # One image at a time: XLA's CPU backend is slow where each image has a gradient of its own.
     return Rows(join([_rows_of(model, image) for image in slices(support, 1)]), rows)

@@ -13,17 +13,24 @@ class Coreset(eqx.Module):
         images: shape (n, height, width, channels), in the space of the preprocessed data.
         labels: soft labels, centred (they begin as one-hot minus 1/classes); shape (n, classes).
         log_temperature: minus the logarithm of the Platt temperature tau; a scalar.
+        flip: whether training adds the mirror image of each image.
     """
 
     images: Float[Array, "n height width channels"]
     labels: Float[Array, "n classes"]
     log_temperature: Scalar
+    flip: bool = eqx.field(default=False, static=True)
+
+    @property
+    def rows(self) -> int:
+        """How many images there are to train on."""
+        return self.images.shape[0] * (2 if self.flip else 1)
 
     def support(
-        self, flip: bool
+        self,
     ) -> tuple[Float[Array, "m height width channels"], Float[Array, "m classes"]]:
-        """The images and labels to train on; with `flip`, doubled by the mirror images."""
-        if not flip:
+        """The images and labels to train on: where the coreset is flipped, twice as many."""
+        if not self.flip:
             return self.images, self.labels
         images = jnp.concatenate([self.images, self.images[:, :, ::-1]])
         return images, jnp.concatenate([self.labels, self.labels])

@@ -21,3 +21,10 @@ from ._parts import recorded as recorded
 from ._parts import slices as slices
 from ._reporter import Quiet as Quiet
 from ._reporter import Reporter as Reporter
+from ._ways import either as either
+from ._ways import is_dispatched as is_dispatched
+from ._ways import is_traced as is_traced
+from ._ways import on_cpu as on_cpu
+from ._ways import portions as portions
+from ._ways import repeat as repeat
+from ._ways import until as until

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..networks import AbstractNetwork
+from ._ways import is_traced, on_cpu
 
 MOST_HELD = 24 * 2**20
 """Bytes of intermediate results: above 32 MiB the C library gives a program's buffer back to the
@@ -32,7 +32,7 @@ def part_size(
     `holds` is how much more than a forward pass the program holds. Under a trace, where there is
     one program for all, the size is `most`.
     """
-    if isinstance(images, Tracer) or jax.default_backend() != "cpu":
+    if is_traced(images) or not on_cpu():
         return most
     each = holds * held_by_one(network, images.shape[1:], images.dtype)
     fitting = max(1, int(MOST_HELD / each))

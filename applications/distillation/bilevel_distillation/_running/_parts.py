@@ -10,8 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
+
+from ._ways import is_traced, on_cpu
 
 F = TypeVar("F", bound=Callable)
 
@@ -42,7 +43,7 @@ def compiled(function: F) -> F:
 
     @wraps(function)
     def call(*args):
-        if _calls is not None and not _is_traced(args):
+        if _calls is not None and not is_traced(args):
             shapes = jax.tree.map(
                 lambda leaf: (
                     jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
@@ -60,10 +61,6 @@ def compiled(function: F) -> F:
         return jitted(*args)
 
     return cast(F, call)
-
-
-def _is_traced(tree: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @contextmanager
@@ -97,7 +94,7 @@ def accumulate(function: Callable, rows: PyTree[Array], size: int | None) -> tup
     """
     if size is None or size >= _count(rows):
         return function(rows)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(rows)):
+    if is_traced(rows):
         return _mapped(function, rows, size)
     leaves, form = jax.tree.flatten(rows)
     parts = zip(*(slices(leaf, size) for leaf in leaves), strict=True)
@@ -109,11 +106,9 @@ def _count(rows: PyTree[Array]) -> int:
 
 
 def _mapped(function: Callable, rows: PyTree[Array], size: int) -> tuple[Any, Any]:
-    """`accumulate` inside a program: a loop, unrolled on a CPU, whose loops would slow the
-    convolutions of a network down tens of times.
-    """
+    """`accumulate` inside a program: a loop, unrolled for a CPU."""
     total = _count(rows)
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         ranges = [slice(start, start + size) for start in range(0, total, size)]
         return _collect([function(jax.tree.map(lambda leaf: leaf[at], rows)) for at in ranges])  # noqa: B023
     count = total // size
@@ -152,7 +147,7 @@ def slices(rows: Array, size: int | None) -> list[Array]:
     Each is a program's whole input, and so the program compiles in the time that one part takes.
     """
     total = rows.shape[0]
-    if size is None or size >= total or isinstance(rows, Tracer):
+    if size is None or size >= total or is_traced(rows):
         return [rows]
     size = next((s for s in range(size, size // 2, -1) if total % s == 0), size)
     return [_slice(rows, jnp.asarray(i), min(size, total - i)) for i in range(0, total, size)]
