@@ -36,13 +36,13 @@ from bilevel_distillation.engine import (
     Adam,
     Batch,
     Draws,
-    Exact,
+    Linear,
     Rates,
     Recipe,
     State,
     Training,
     coreset_gradient,
-    exact_gradient,
+    linear_gradient,
     meta_step,
     put,
     recorded,
@@ -276,13 +276,13 @@ def tuned(problem: Problem):
 def reference(problem: Problem):
     """The meta-gradient in float64: dense for few outputs, else conjugate gradients to 1e-8."""
     dense = problem.state.coreset.labels.size <= MOST_DENSE
-    solve = Exact("cholesky") if dense else Exact("cg", 1e-8, 400)
+    solve = Linear("cholesky") if dense else Linear("cg", 1e-8, 400)
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf,
             (problem.state.coreset, problem.network, problem.images, problem.targets),
         )
-        return jax.block_until_ready(exact_gradient(solve, problem.recipe.method, *wide))
+        return jax.block_until_ready(linear_gradient(solve, problem.recipe.method, *wide))
 
 
 def first_call(way: Way) -> float:

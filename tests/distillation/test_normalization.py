@@ -14,7 +14,7 @@ from bilevel import linearize
 from bilevel_distillation import Coreset, Distillation, EvaluationConfig, RunConfig, make_method
 from bilevel_distillation import run as run_folder
 from bilevel_distillation._engine._pool import make_member, train_step, with_statistics
-from bilevel_distillation.engine import Exact, exact_gradient
+from bilevel_distillation.engine import Linear, linear_gradient
 from bilevel_distillation.networks import (
     BatchNorm,
     ConvNet,
@@ -171,9 +171,9 @@ def test_a_linearised_network_normalises_by_the_frozen_statistics(problem):
 @pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("linear_solver", ["cholesky", "cg"])
 def test_the_meta_gradient_in_microbatches_is_that_of_the_whole(problem, linear_solver):
-    how = Exact(linear_solver, 1e-12, 200)
-    whole = exact_gradient(how, make_method("rcig"), *problem)
-    parts = exact_gradient(how, make_method("rcig", microbatch=2), *problem)
+    how = Linear(linear_solver, 1e-12, 200)
+    whole = linear_gradient(how, make_method("rcig"), *problem)
+    parts = linear_gradient(how, make_method("rcig", microbatch=2), *problem)
     a, b = ravel_pytree(parts.grad)[0], ravel_pytree(whole.grad)[0]
     assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) < 1e-9
 

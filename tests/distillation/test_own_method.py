@@ -108,8 +108,8 @@ def test_one_that_is_named_runs_and_goes_on(tmp_path, monkeypatch):
 def test_one_that_another_package_brings_has_a_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "my_methods", sys.modules[__name__])
     point = EntryPoint("means", "my_methods:Means", _find.GROUP)
-    for module in ("_problem._find", "_config._checks"):
-        monkeypatch.setattr(f"bilevel_distillation.{module}.entry_points", lambda group: [point])
+    found = "bilevel_distillation.networks._find.entry_points"
+    monkeypatch.setattr(found, lambda group: [point] if group == _find.GROUP else [])
     assert _find.find_method(RunConfig(method="means").method) is Means
     with pytest.raises(ValueError, match="method='mean' is not known: choose one of .*, means, or"):
         RunConfig(method="mean")

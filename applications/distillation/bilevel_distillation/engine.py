@@ -16,9 +16,9 @@ from ._engine import meta_step as meta_step
 from ._engine import put as put
 from ._engine import take as take
 from ._engine import train_step as train_step
-from ._output_space import Exact as Exact
+from ._output_space import Linear as Linear
 from ._output_space import Solution as Solution
-from ._output_space import exact_gradient as exact_gradient
+from ._output_space import linear_gradient as linear_gradient
 from ._problem import AbstractImplicit as AbstractImplicit
 from ._problem import AbstractSolver as AbstractSolver
 from ._problem import Adam as Adam
@@ -30,3 +30,36 @@ from ._running import Call as Call
 from ._running import layout as layout
 from ._running import make_mesh as make_mesh
 from ._running import recorded as recorded
+
+__all__ = [
+    "AbstractImplicit",
+    "AbstractSolver",
+    "Adam",
+    "Batch",
+    "Call",
+    "Draws",
+    "Estimate",
+    "Linear",
+    "LinearAdjoint",
+    "MetaGradient",
+    "Metrics",
+    "Pool",
+    "Rates",
+    "Recipe",
+    "Solution",
+    "State",
+    "Training",
+    "compiled_meta_step",
+    "coreset_gradient",
+    "estimate",
+    "first_state",
+    "layout",
+    "linear_gradient",
+    "make_mesh",
+    "make_recipe",
+    "meta_step",
+    "put",
+    "recorded",
+    "take",
+    "train_step",
+]

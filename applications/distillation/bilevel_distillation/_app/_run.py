@@ -170,21 +170,25 @@ def _restore(
 
 def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> None:
     """Tell where the adjoint was not solved to what was asked for."""
-    if config.solve != "exact":
+    if config.solve != "linear":
         return
     try:
         records = folder.read_metrics()
     except (ValueError, OSError) as error:
         return reporter.warn(str(error))
-    for name, asked in (("adjoint_error", 1.5), ("adjoint_residual", 2)):
+    for name, setting, slack in (
+        ("adjoint_error", "tolerance", 1.5),
+        ("adjoint_residual", "residual", 2),
+    ):
+        asked = getattr(config, setting)
         found = [record[name] for record in records if name in record]
         typical = float(np.median(found[-100:])) if found else 0.0
-        if typical > asked * config.tolerance:
+        if typical > slack * asked:
             advice = "" if name == "adjoint_error" else (
                 ", or mind that this method's inner problem is not convex")  # fmt: skip
             reporter.say(
                 f"the adjoint's relative {name[8:]} was {typical:.1g} of late, above "
-                f"tolerance={config.tolerance:g}, so its gradients are rough: raise "
+                f"{setting}={asked:g}, so its gradients are rough: raise "
                 f"--max-cg-steps (now {config.max_cg_steps}){advice}."
             )
 

@@ -37,7 +37,7 @@ _WATCH = "ends with its parent"
 _busy = threading.Event()
 
 Found = dict[str, Any]
-"""Of a run: its accuracies by kind, or `error`, the sentence that it ended with."""
+"""What a run came to: its accuracies by kind, or `error`, the sentence that it ended with."""
 
 
 def sweep(

@@ -39,10 +39,10 @@ def resolve(
 
 
 _RATES: dict[Solve, dict[str, float]] = {
-    "exact": dict(coreset_rate=3e-2, coreset_decay=0.1),
+    "linear": dict(coreset_rate=3e-2, coreset_decay=0.1),
     "adam": dict(coreset_rate=3e-3, coreset_decay=1.0),
 }
-"""Of the coreset's optimiser: those of the paper are for its own way."""
+"""Rates of the coreset's optimiser by way of solving: those of the paper are for its own way."""
 
 _SMALL = dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000})
 _LARGE = dict(iterations_by_ipc={1: 6_000, 10: 3_000})

@@ -121,7 +121,7 @@ def _support(coreset: Coreset):
 
 @compiled
 def _gradient(loss: Loss, network: AbstractNetwork, images, targets, total: int):
-    """Of the part of these images in a mean over `total`."""
+    """The gradient of these images' part in a mean over `total`."""
 
     def share(network) -> Scalar:
         outputs = eqx.nn.inference_mode(network, False)(images)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._config import EvaluationConfig, RunConfig
-from .._output_space import Exact
+from .._output_space import Linear
 from .._problem import (
     AbstractLinearized,
     AbstractMethod,
@@ -102,8 +102,8 @@ def _solver(config: RunConfig, kind: type[AbstractMethod]) -> AbstractSolver:
     if config.solve == "adam":
         return Adam(config.adam_steps)
     if not issubclass(kind, AbstractLinearized):
-        return LinearAdjoint(config.adam_steps, config.tolerance, config.max_cg_steps)
-    return Exact(
+        return LinearAdjoint(config.adam_steps, config.residual, config.max_cg_steps)
+    return Linear(
         config.linear_solver,
         config.tolerance,
         config.max_cg_steps,

@@ -120,7 +120,7 @@ class Metrics(eqx.Module):
 
     @property
     def accuracy(self) -> Scalar:
-        """Of the predictions on the batch."""
+        """The share of right predictions on the batch."""
         return self.values["accuracy"]
 
     def course(self) -> tuple[Scalar | bool, ...]:

@@ -9,8 +9,6 @@ it compiles in seconds whatever m, and its activations stay in the caches. Under
 block.
 """
 
-from ._exact import Exact as Exact
-from ._exact import exact_gradient as exact_gradient
 from ._jacobian import Jacobian as Jacobian
 from ._jacobian import Linearized as Linearized
 from ._jacobian import Rederived as Rederived
@@ -18,6 +16,8 @@ from ._jacobian import Rows as Rows
 from ._kernel import Kernel as Kernel
 from ._krylov import Solution as Solution
 from ._krylov import Space as Space
+from ._linear import Linear as Linear
+from ._linear import linear_gradient as linear_gradient
 from ._system import MOST_FACTORISED as MOST_FACTORISED
 from ._system import LinearSolver as LinearSolver
 from ._system import System as System

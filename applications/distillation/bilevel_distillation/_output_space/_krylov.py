@@ -79,7 +79,7 @@ class Solution(eqx.Module):
 
 
 class _State(eqx.Module):
-    """Of conjugate gradients; `gains` are the squares of the last four steps' lengths in the
+    """Where conjugate gradients are; `gains` are the squares of the last four steps' lengths in the
     norm of A, `gained` their sum over all steps, `first` the first of them; `pulled` is J^T x
     where there is no space.
     """

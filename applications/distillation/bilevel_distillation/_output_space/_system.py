@@ -51,7 +51,7 @@ class System(eqx.Module):
         Args:
             b: shape (m, classes).
             tolerance: relative error of x, in the norm of A, at which conjugate gradients stop.
-            max_steps: and their greatest number.
+            max_steps: of conjugate gradients, at most.
             searched: of an earlier solution: those directions are not searched again.
         """
         if self.factor is not None:

@@ -1,12 +1,11 @@
 """Methods by their names: the house's own, those that other packages bring, and any class."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import entry_points
 from typing import Any
 
+from ..networks import find
 from ._cig import CIG
 from ._frepo import FRePo
 from ._method import AbstractMethod
@@ -34,35 +33,12 @@ def find_method(name: str) -> type[AbstractMethod]:
     Raises:
         ValueError: there is none, or it is no method.
     """
-    if name in METHODS:
-        return METHODS[name]
-    brought = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in brought and ":" not in name:
-        known = ", ".join([*METHODS, *sorted(brought)])
-        raise ValueError(
-            f"method={name!r} is not known: choose one of {known}, or name a class of your own, "
-            "package.module:Class."
-        )
-    try:
-        found = brought[name].load() if name in brought else _load(name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"method={name!r} cannot be imported ({error}): name a class that Python finds, "
-            "package.module:Class."
-        ) from error
+    found = find("method", name, METHODS, GROUP)
     if not (inspect.isclass(found) and issubclass(found, AbstractMethod)):
         raise ValueError(
             f"method={name!r} is no method: make a subclass of "
             "bilevel_distillation.AbstractMethod of it."
         )
-    return found
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
     return found
 
 

@@ -96,7 +96,7 @@ class LinearAdjoint(Adam):
 
 @compiled
 def _courses(losses: dict[str, Array]) -> dict[str, Array]:
-    """Of each loss: whether it ended lower, and never rose."""
+    """Whether each loss ended lower, and whether it never rose."""
     found = {}
     for name, values in losses.items():
         found[f"{name}_descended"] = values[-1] < values[0]

@@ -16,7 +16,7 @@ system after each call, and new pages for the next cost more than to call more o
 """
 
 SHARE = 0.3
-"""Of all that a network makes of an image, what a forward pass holds at once, about."""
+"""What a forward pass holds at once, about, of all that a network makes of an image."""
 
 
 def part_size(

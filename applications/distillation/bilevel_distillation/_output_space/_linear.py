@@ -40,13 +40,13 @@ from ._system import LinearSolver
 Outputs = Float[Array, "m classes"]
 
 
-class Exact(AbstractSolver):
-    """How the two systems are solved.
+class Linear(AbstractSolver):
+    """The gradient by two linear solves: how they are done.
 
     Attributes:
         linear_solver: "cholesky", "cg", or "auto", by size.
-        tolerance: the relative error of the meta-gradient that is aimed at: conjugate gradients
-            stop where they estimate that of their solution so low.
+        tolerance: the relative error of a solution, estimated, in the norm of what is inverted, at
+            which conjugate gradients stop.
         max_steps: of conjugate gradients, at most.
         dtype: of the factorisations, e.g. "float64"; None: that of the images.
         remat: derive products with J anew, and keep no activations.
@@ -59,13 +59,13 @@ class Exact(AbstractSolver):
     remat: bool = eqx.field(default=False, static=True)
 
     def gradient(self, method, coreset, batch):
-        return exact_gradient(
+        return linear_gradient(
             self, method, coreset, batch.network, batch.images, batch.targets, batch.key
         )
 
 
-def exact_gradient(
-    exact: Exact,
+def linear_gradient(
+    how: Linear,
     method: AbstractLinearized,
     coreset: Coreset,
     network: AbstractNetwork,
@@ -79,9 +79,9 @@ def exact_gradient(
     support, labels = _support(coreset)
     h, system = prepare(
         model, support, labels.shape[1], method.ridge(coreset),
-        linear_solver=exact.linear_solver, dtype=exact.dtype, remat=exact.remat,
+        linear_solver=how.linear_solver, dtype=how.dtype, remat=how.remat,
     )  # fmt: skip
-    inner = system.solve(labels, exact.tolerance, exact.max_steps)
+    inner = system.solve(labels, how.tolerance, how.max_steps)
     theta = system.jacobian.pull(inner.x) if inner.pulled is None else inner.pulled
     weight = None if h is None else _weight(h, inner.mended)
     value, predictions, outer = _outer(model, theta, weight, coreset, images, targets)
@@ -91,7 +91,7 @@ def exact_gradient(
         gamma = _gamma(h, system.kernel, to_weight)
         g = _minus(g, system.jacobian.pull(gamma))
     right = system.jacobian.push(g)
-    adjoint = system.solve(right, exact.tolerance, exact.max_steps, inner.searched)
+    adjoint = system.solve(right, how.tolerance, how.max_steps, inner.searched)
     v = _minus(g, system.jacobian.pull(adjoint.x))
     rows = _draw(key, support.shape[0], method.n_subset)
     cotangents = _cotangents(h, inner.x, adjoint.x, gamma, weight, to_weight)
@@ -181,7 +181,7 @@ def _draw(key: PRNGKeyArray | None, total: int, size: int | None):
 
 @compiled
 def _cotangents(h, alpha, beta, gamma, weight, to_weight):
-    """Of (h, J theta*) in the direct and of (h, J theta*, J v) in the implicit part."""
+    """Cotangents of (h, J theta*) in the direct, and of (h, J theta*, J v) in the implicit part."""
     if h is None:
         return None, (None, -beta, alpha)
     with jax.default_matmul_precision("highest"):

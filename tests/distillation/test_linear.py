@@ -14,13 +14,13 @@ from bilevel.inverse_hvp import Dense
 from bilevel.solvers import Newton
 from bilevel_distillation import make_method
 from bilevel_distillation._output_space import (
-    Exact,
     Jacobian,
     Kernel,
+    Linear,
     Rows,
     Space,
     System,
-    exact_gradient,
+    linear_gradient,
 )
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -48,13 +48,13 @@ def test_every_way_equals_the_dense_solver(problem, name, flip, distance):
     parts = make_method(name, microbatch=4)
     expected = dense(method, problem)
     for how, one in (
-        (Exact("cholesky"), method),
-        (Exact("cholesky"), parts),
-        (Exact("cg", 1e-12, 200), method),
-        (Exact("cg", 1e-12, 200), parts),
-        (Exact("cg", 1e-12, 200, remat=True), parts),
+        (Linear("cholesky"), method),
+        (Linear("cholesky"), parts),
+        (Linear("cg", 1e-12, 200), method),
+        (Linear("cg", 1e-12, 200), parts),
+        (Linear("cg", 1e-12, 200, remat=True), parts),
     ):
-        found = exact_gradient(how, one, *problem)
+        found = linear_gradient(how, one, *problem)
         assert float(found.value) == pytest.approx(float(expected.value), rel=1e-9)
         np.testing.assert_allclose(found.predictions, expected.aux, rtol=1e-7, atol=1e-9)
         assert distance(found.implicit, expected.implicit) < 1e-8
@@ -69,23 +69,23 @@ def test_every_way_equals_the_dense_solver(problem, name, flip, distance):
 
 def test_compiled_as_one_program_it_is_the_same(problem, distance):
     method = make_method("rcig", microbatch=4)
-    expected = exact_gradient(Exact("cholesky"), method, *problem)
-    for how in (Exact("cholesky"), Exact("cg", 1e-12, 200), Exact("cg", 1e-12, 200, remat=True)):
-        found = eqx.filter_jit(exact_gradient)(how, method, *problem)
+    expected = linear_gradient(Linear("cholesky"), method, *problem)
+    for how in (Linear("cholesky"), Linear("cg", 1e-12, 200), Linear("cg", 1e-12, 200, remat=True)):
+        found = eqx.filter_jit(linear_gradient)(how, method, *problem)
         assert distance(found.grad, expected.grad) < 1e-8
 
 
 def test_compiled_for_an_accelerator_it_is_the_same(problem, monkeypatch, distance):
-    expected = exact_gradient(Exact("cholesky"), make_method("rcig"), *problem)
+    expected = linear_gradient(Linear("cholesky"), make_method("rcig"), *problem)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     method = make_method("rcig", microbatch=4)
-    for how in (Exact("cg", 1e-12, 200), Exact("cg", 1e-12, 200, remat=True)):
-        found = eqx.filter_jit(exact_gradient)(how, method, *problem)
+    for how in (Linear("cg", 1e-12, 200), Linear("cg", 1e-12, 200, remat=True)):
+        found = eqx.filter_jit(linear_gradient)(how, method, *problem)
         assert distance(found.grad, expected.grad) < 1e-8
 
 
 def test_few_steps_say_that_they_fell_short(problem):
-    found = exact_gradient(Exact("cg", 1e-6, 4), make_method("rcig"), *problem)
+    found = linear_gradient(Linear("cg", 1e-6, 4), make_method("rcig"), *problem)
     assert int(found.inner.steps) == 4
     assert found.inner.result == Result.max_steps_reached
     assert 1e-6 < float(found.inner.error) < 1
@@ -93,12 +93,12 @@ def test_few_steps_say_that_they_fell_short(problem):
 
 def test_the_gradient_of_a_subset_is_unbiased(problem, distance):
     method, some = (make_method("rcig", microbatch=2, n_subset=n) for n in (None, 2))
-    whole = exact_gradient(Exact("cholesky"), method, *problem)
+    whole = linear_gradient(Linear("cholesky"), method, *problem)
     total = jax.tree.map(jnp.zeros_like, whole.grad)
     # Over many draws every image is drawn equally often, up to chance.
     draws = 60
     for i in range(draws):
-        one = exact_gradient(Exact("cholesky"), some, *problem, key=jax.random.key(i))
+        one = linear_gradient(Linear("cholesky"), some, *problem, key=jax.random.key(i))
         drawn = jnp.any(one.grad.images != 0, axis=(1, 2, 3))
         assert int(drawn.sum()) == 2
         np.testing.assert_allclose(one.grad.images[drawn], 3 * whole.grad.images[drawn], rtol=1e-9)
@@ -110,7 +110,7 @@ def test_the_gradient_of_a_subset_is_unbiased(problem, distance):
 
 def test_a_subset_needs_a_key(problem):
     with pytest.raises(ValueError, match="n_subset=2 draws from 6 distilled images: give a key"):
-        exact_gradient(Exact("cholesky"), make_method("rcig", n_subset=2), *problem)
+        linear_gradient(Linear("cholesky"), make_method("rcig", n_subset=2), *problem)
 
 
 @pytest.mark.parametrize("features", [4, 30])
