@@ -275,7 +275,7 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
 
 def test_words_that_the_command_line_does_not_know_are_said(capsys):
     for arguments, words in [
-        (["run", "--method", "magic"], ("'magic'", "'--method'", "rcig")),
+        (["run", "--method", "magic"], ("method='magic' is not known", "rcig")),
         (["run", "--ipc", 0], ("ipc=0 is too small: give 1 or more.",)),
         (["run", "--widht", 3], ("--widht",)),
         (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),

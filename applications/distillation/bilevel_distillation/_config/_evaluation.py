@@ -15,7 +15,7 @@ class EvaluationConfig:
 
     Attributes:
         repeats: how many networks; mean and deviation are over them.
-        network: convnet, resnet18, vgg11 or alexnet.
+        network: convnet, resnet18, vgg11, alexnet, or a class of your own, package.module:Class.
         norm: its normalisation.
         width: channels of its first convolution; by default a ConvNet's is that of the network
             that distils, and the others have their usual ones.

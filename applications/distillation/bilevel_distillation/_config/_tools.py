@@ -21,7 +21,8 @@ class EvaluateConfig:
     Attributes:
         path: a run's folder, an exported folder, or an .npz made elsewhere (images, labels).
         dataset: where the held-out images come from.
-        network: convnet, resnet18, vgg11, alexnet, or several of them.
+        network: convnet, resnet18, vgg11, alexnet, a class of your own, package.module:Class, or
+            several of them.
         norm: their normalisation, or several: none, batch, instance, group, layer.
         width: channels of the first convolution; by default a ConvNet's is as distilled, and the
             others have their usual ones.

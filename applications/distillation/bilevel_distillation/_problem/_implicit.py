@@ -8,7 +8,6 @@
 | RCIG   | linearised, centred       | closed form             | Platt         | yes             |
 | FRePo  | delta = 0                 | closed form             | squared error | the only one    |
 
-
 Inner losses are divided by n C (n after flips), as in the authors' code; the ridge is rate x n
 (n before flips).
 """
@@ -113,8 +112,7 @@ class AbstractImplicit(AbstractMethod):
 
     def per_output(self, loss: Scalar, coreset: Coreset) -> Scalar:
         """Divide by n C, n after flips."""
-        n, classes = coreset.labels.shape
-        return loss / (n * classes * (2 if coreset.flip else 1))
+        return loss / (coreset.rows * coreset.labels.shape[1])
 
 
 class AbstractLinearized(AbstractImplicit):
