@@ -76,7 +76,6 @@ class Settings:
 
     Attributes:
         ridge_rate: lambda / n.
-        flip: whether the distilled images are doubled by their mirror images.
         inner_steps, adjoint_steps: steps of Adam on the inner loss, and on v.
         clip: clip each leaf of the implicit gradient to the norm of the direct one.
         margin: subtract the label margin from the outer loss.
@@ -86,7 +85,6 @@ class Settings:
     """
 
     ridge_rate: float = _static(5e-4)
-    flip: bool = _static(False)
     inner_steps: int = _static(20)
     adjoint_steps: int = _static(20)
     clip: bool = _static(True)
@@ -311,7 +309,7 @@ def train(
 @jax.jit
 def train_step(settings, network, optimiser, coreset):
     """The network and its optimiser's state after a step."""
-    images, labels = coreset.support(settings.flip)
+    images, labels = coreset.support()
 
     def loss(network):
         return 0.5 * jnp.mean(jnp.sum((network(images) - labels) ** 2, axis=1))
@@ -325,7 +323,7 @@ def train_step(settings, network, optimiser, coreset):
 
 def inner(delta, settings: Settings, network: AbstractNetwork, coreset: Coreset) -> Scalar:
     """The training loss, its last layer solved for (equation 5)."""
-    images, labels = coreset.support(settings.flip)
+    images, labels = coreset.support()
     features, offset = _features_and_offset(delta, network, images)
     r, ridge = labels - offset, _ridge(settings, coreset)
     fit = 0.5 * ridge * jnp.vdot(r, _solve(features, r, ridge))
@@ -336,7 +334,7 @@ def outer(
     delta, coreset: Coreset, settings: Settings, network: AbstractNetwork, images, targets
 ) -> Scalar:
     """The Platt loss on a batch (equation 6)."""
-    support, labels = coreset.support(settings.flip)
+    support, labels = coreset.support()
     features, offset = _features_and_offset(delta, network, support)
     alpha = _solve(features, labels - offset, _ridge(settings, coreset))
     with jax.default_matmul_precision("highest"):

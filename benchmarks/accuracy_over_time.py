@@ -33,8 +33,8 @@ from bilevel_distillation import (
 from bilevel_distillation.data import load
 
 VARIANTS = {
-    "RCIG exact": dict(method="rcig", solve="exact"),
-    "RCIG exact, unclipped": dict(method="rcig", solve="exact", clip_implicit=False),
+    "RCIG exact": dict(method="rcig", solve="linear"),
+    "RCIG exact, unclipped": dict(method="rcig", solve="linear", clip_implicit=False),
     "RCIG exact, the paper's rate": dict(method="rcig", coreset_rate=3e-3, coreset_decay=1.0),
     "RCIG paper's way": dict(method="rcig", solve="adam"),
     "RCIG paper's way, our rate": dict(

@@ -24,7 +24,14 @@ from _report import table, write
 from _whole_step import compile_whole, memory_of
 
 from bilevel_distillation import Distillation, RunConfig, resolve
-from bilevel_distillation.engine import coreset_gradient, layout, make_mesh, make_recipe, take
+from bilevel_distillation.engine import (
+    Batch,
+    coreset_gradient,
+    layout,
+    make_mesh,
+    make_recipe,
+    take,
+)
 
 SHAPE, CLASSES, SAMPLES = (32, 32, 3), 10, 50_000
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
@@ -84,10 +91,8 @@ def agreement(**settings) -> dict[str, float]:
             return jax.device_put(leaf, at)
 
         def images(coreset, network, images, targets):
-            key = jax.random.key(0)
-            return coreset_gradient(
-                one.recipe, coreset, network, one.state.rates, images, targets, key
-            ).grad.images
+            batch = Batch(images, targets, network, one.state.rates, jax.random.key(0))
+            return coreset_gradient(one.recipe, coreset, batch).grad.images
 
         return np.asarray(eqx.filter_jit(images)(*jax.tree.map(place, arguments)))
 

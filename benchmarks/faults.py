@@ -114,7 +114,7 @@ def kills(scene: Scene, settings: Settings) -> dict[str, Any]:
 
 def flips(scene: Scene, settings: Settings) -> dict[str, Any]:
     from bilevel_distillation import DistilledSet, load_hf
-    from bilevel_distillation._folder import RunFolder
+    from bilevel_distillation._artifacts import RunFolder
 
     def fresh() -> RunFolder:
         return RunFolder(scene.whole)

@@ -33,14 +33,16 @@ from _report import RESULTS, table, write
 from bilevel_distillation import Distillation, RunConfig
 from bilevel_distillation.data import ImageData, load
 from bilevel_distillation.engine import (
+    Adam,
+    Batch,
     Draws,
-    Exact,
+    Linear,
     Rates,
     Recipe,
     State,
     Training,
     coreset_gradient,
-    exact_gradient,
+    linear_gradient,
     meta_step,
     put,
     recorded,
@@ -141,11 +143,9 @@ def make_problem(case: str, arguments: Arguments) -> Problem:
 
 def problem_of(one: Distillation, trained: int, pool_steps: int) -> Problem:
     """Its first meta-iteration, by a network that has been trained for some steps."""
-    member, method = take(one.state.pool, jnp.asarray(0)), one.recipe.method
+    member, recipe = take(one.state.pool, jnp.asarray(0)), one.recipe
     for _ in range(trained):
-        member = train_step(
-            member, one.recipe.pool_optimiser, one.state.coreset, method.flip, method.microbatch
-        )
+        member = train_step(member, recipe.pool_optimiser, one.state.coreset, recipe.microbatch)
     state = eqx.tree_at(lambda s: s.pool, one.state, put(one.state.pool, jnp.asarray(0), member))
     total, batch = len(one.training.images), one.recipe.batch_size
     rows = np.random.default_rng(0).choice(total, batch, replace=False)
@@ -225,19 +225,15 @@ COMPILED = ("exact", "the paper's way", "transcription")
 
 def make_ways(problem: Problem, arguments: Arguments, settings, plain) -> dict[str, Way]:
     recipe, coreset = problem.recipe, problem.state.coreset
-    exact = recipe.exact
+    exact: Any = recipe.method.solver
     ways = {"exact": library(problem, recipe)}
     for tolerance in arguments.tolerances:
         if coreset.labels.size <= 100 or tolerance != exact.tolerance:  # where "auto" factorises
             cg = replace(exact, linear_solver="cg", tolerance=tolerance)
-            ways[f"conjugate gradients to {tolerance:g}"] = library(
-                problem, replace(recipe, exact=cg)
-            )
+            ways[f"conjugate gradients to {tolerance:g}"] = library(problem, recipe.solved_by(cg))
     rates = Rates(jnp.asarray(settings.inner_rate), jnp.asarray(settings.adjoint_rate))
     with_rates = eqx.tree_at(lambda s: s.rates, problem.state, rates)
-    ways["the paper's way"] = library(
-        problem._replace(state=with_rates), replace(recipe, solve="adam")
-    )
+    ways["the paper's way"] = library(problem._replace(state=with_rates), recipe.solved_by(Adam()))
     ways["transcription"] = transcribed(problem, settings, plain)
     return ways
 
@@ -246,9 +242,8 @@ def library(problem: Problem, recipe: Recipe) -> Way:
     _, training, state, draws, network, images, targets = problem
 
     def gradient():
-        return coreset_gradient(
-            recipe, state.coreset, network, state.rates, images, targets, draws.key
-        )
+        batch = Batch(images, targets, network, state.rates, draws.key)
+        return coreset_gradient(recipe, state.coreset, batch)
 
     return Way(gradient, lambda before: meta_step((recipe, training), before, draws), state)
 
@@ -273,8 +268,7 @@ def transcribed(problem: Problem, settings, plain) -> Way:
 def tuned(problem: Problem):
     """Rates for Adam, and the network that has XLA's own convolutions."""
     plain = transcription.PlainConvNet.of(problem.network)
-    method = problem.recipe.method
-    settings = transcription.Settings(ridge_rate=method.ridge_rate, flip=method.flip)
+    settings = transcription.Settings(ridge_rate=problem.recipe.method.ridge_rate)
     batch = problem.images, problem.targets
     return transcription.tune(settings, plain, problem.state.coreset, *batch), plain
 
@@ -282,13 +276,13 @@ def tuned(problem: Problem):
 def reference(problem: Problem):
     """The meta-gradient in float64: dense for few outputs, else conjugate gradients to 1e-8."""
     dense = problem.state.coreset.labels.size <= MOST_DENSE
-    solve = Exact("cholesky") if dense else Exact("cg", 1e-8, 400)
+    solve = Linear("cholesky") if dense else Linear("cg", 1e-8, 400)
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf,
             (problem.state.coreset, problem.network, problem.images, problem.targets),
         )
-        return jax.block_until_ready(exact_gradient(solve, problem.recipe.method, *wide))
+        return jax.block_until_ready(linear_gradient(solve, problem.recipe.method, *wide))
 
 
 def first_call(way: Way) -> float:
@@ -338,7 +332,7 @@ HAND = {
     "_whole_step": (2, 2, lambda a: a[2].x),
     "_outer_part": (3, 2, lambda a: a[4]),
     "_to_part": (8, 5, lambda a: a[3] if a[5] is None else a[5]),
-    "_gradient": (2, 1, lambda a: a[1]),
+    "_gradient": (2, 1, lambda a: a[2]),
 }
 """Forward passes that a part needs, through all convolutions and through all but the first, for
 each of its images. The gradient of the images, "_to_part": one primal pass, a tangent along theta
@@ -348,8 +342,8 @@ and one along v (1, 1 each), backwards 2, 1 for the direct part and 3, 2 for the
 
 def account(problem: Problem) -> dict[str, Any]:
     """Floating-point operations of each compiled part in a meta-iteration."""
-    exact = replace(problem.recipe.exact, linear_solver="cg")
-    way = library(problem, replace(problem.recipe, exact=exact))
+    solver = replace(problem.recipe.method.solver, linear_solver="cg")
+    way = library(problem, problem.recipe.solved_by(solver))
     of_all, of_inner = forward(problem)
     with recorded() as calls:
         jax.block_until_ready(runner(way)()())

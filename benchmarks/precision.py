@@ -26,7 +26,7 @@ from meta_step import distance, make_problem, reference
 
 from bilevel import Result
 from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, hold, judge
-from bilevel_distillation.engine import exact_gradient, meta_step
+from bilevel_distillation.engine import linear_gradient, meta_step
 
 MANTISSA = {"float32": 23, "tensorfloat32": 10, "bfloat16": 7}
 
@@ -86,8 +86,13 @@ def errors_of(case: str, arguments: Arguments) -> list[list[Any]]:
     recipe, coreset = problem.recipe, problem.state.coreset
     rows = []
     for name, bits in MANTISSA.items():
-        found = in_precision(exact_gradient, bits)(
-            recipe.exact, recipe.method, coreset, problem.network, problem.images, problem.targets
+        found = in_precision(linear_gradient, bits)(
+            recipe.method.solver,
+            recipe.method,
+            coreset,
+            problem.network,
+            problem.images,
+            problem.targets,
         )
         steps = f"{int(found.inner.steps)} + {int(found.adjoint.steps)}"
         results = found.inner.result, found.adjoint.result

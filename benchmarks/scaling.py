@@ -193,7 +193,7 @@ def time_of_kernel(call, repeats: int) -> float:
 
 def to_tolerance(case: Case) -> str:
     _, metrics = prepare(case, tolerance=1e-2)()()
-    return f"{metrics.inner_steps} + {metrics.adjoint_steps}"
+    return f"{metrics['inner_steps']} + {metrics['adjoint_steps']}"
 
 
 def fit(sizes, values) -> tuple[float, float, float]:

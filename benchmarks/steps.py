@@ -28,7 +28,7 @@ from meta_step import Arguments as MetaStepArguments
 from meta_step import Problem, distance, in_turns, make_problem, reference, tuned
 
 from bilevel_distillation import Coreset, Distillation, EvaluationConfig, RunConfig, hold, judge
-from bilevel_distillation.engine import coreset_gradient
+from bilevel_distillation.engine import Batch, coreset_gradient
 
 BASE = (20, 20)
 
@@ -132,13 +132,12 @@ def by_adam(settings, network, coreset, images, targets, inner: int, adjoint: in
 
 def by_cg(problem: Problem, steps: int):
     recipe, _, state, draws, network, images, targets = problem
-    solve = replace(recipe.exact, linear_solver="cg", tolerance=1e-9, max_steps=steps)
-    recipe = replace(recipe, exact=solve)
+    solver = replace(recipe.method.solver, linear_solver="cg", tolerance=1e-9, max_steps=steps)
+    recipe = recipe.solved_by(solver)
 
     def gradient():
-        found = coreset_gradient(
-            recipe, state.coreset, network, state.rates, images, targets, draws.key
-        )
+        batch = Batch(images, targets, network, state.rates, draws.key)
+        found = coreset_gradient(recipe, state.coreset, batch)
         return found.direct, found.implicit
 
     return gradient

@@ -16,7 +16,13 @@ from bilevel import Result, hypergradient
 from bilevel.inverse_hvp import CG
 from bilevel_distillation import Distillation, RunConfig
 from bilevel_distillation.data import ImageData, Preprocessor
-from bilevel_distillation.engine import Recipe, compiled_meta_step, coreset_gradient, meta_step
+from bilevel_distillation.engine import (
+    Batch,
+    Recipe,
+    compiled_meta_step,
+    coreset_gradient,
+    meta_step,
+)
 
 from ._card import distances
 from ._problems import small, solved
@@ -140,8 +146,9 @@ def _reference(problem: Problem) -> tuple[Any, str]:
 
 
 def _finer(problem: Problem) -> Recipe:
-    exact = replace(problem.recipe.exact, linear_solver="cg", tolerance=EXACTLY, max_steps=400)
-    return replace(problem.recipe, exact=exact)
+    solver: Any = problem.recipe.method.solver
+    solver = replace(solver, linear_solver="cg", tolerance=EXACTLY, max_steps=400)
+    return problem.recipe.solved_by(solver)
 
 
 def _problem(task: Task, ipc: int, data: ImageData, preprocessor: Preprocessor) -> Problem:
@@ -185,9 +192,8 @@ _compiled_gradient = eqx.filter_jit(coreset_gradient)
 
 def _whole_gradient(problem: Problem):
     recipe, _, state, draws, network, images, targets = problem
-    return _compiled_gradient(
-        recipe, state.coreset, network, state.rates, images, targets, draws.key
-    )
+    batch = Batch(images, targets, network, state.rates, draws.key)
+    return _compiled_gradient(recipe, state.coreset, batch)
 
 
 def _by_transcription(problem: Problem):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from meta_step import Problem, forward, in_turns, library, runner, timed, transcribed
 
 from bilevel_distillation import Distillation, RunConfig
-from bilevel_distillation.engine import Metrics, compiled_meta_step, recorded, take
+from bilevel_distillation.engine import Adam, Metrics, Recipe, compiled_meta_step, recorded, take
 
 from ._card import compilations, make_compiled, peak_memory, product_rate, waited
 from ._task import OutOfTime, Task
@@ -84,7 +84,7 @@ def speed(task: Task, dataset: str, ipc: int) -> None:
             needed[name] = operations(problem, metrics)
             found["ways"][name] |= {
                 "operations": needed[name],
-                "steps": [int(metrics.inner_steps), int(metrics.adjoint_steps)],
+                "steps": [int(metrics["inner_steps"]), int(metrics["adjoint_steps"])],
             }
         write()
     task.begin("all in turns")
@@ -108,7 +108,7 @@ def speed(task: Task, dataset: str, ipc: int) -> None:
 
 
 def _images(one: Distillation) -> int:
-    return len(one.state.coreset.images) * (2 if one.recipe.method.flip else 1)
+    return one.state.coreset.rows
 
 
 def _in_a_row(one: Distillation, count: int) -> dict[str, Any]:
@@ -167,16 +167,14 @@ def _parts(problem: Problem) -> dict[str, list[float]]:
 
 def _way(way: str, problem: Problem):
     if way == "transcription":
-        method = problem.recipe.method
-        settings = transcription.Settings(ridge_rate=method.ridge_rate, flip=method.flip)
+        settings = transcription.Settings(ridge_rate=problem.recipe.method.ridge_rate)
         return transcribed(problem, settings, transcription.PlainConvNet.of(problem.network))
-    solve = "exact" if way == "exact" else "adam"
-    made = library(problem, replace(problem.recipe, solve=solve))
-    return made._replace(step=_one_program(problem, solve))
+    recipe = problem.recipe if way == "exact" else problem.recipe.solved_by(Adam())
+    return library(problem, recipe)._replace(step=_one_program(problem, recipe))
 
 
-def _one_program(problem: Problem, solve: str) -> Callable:
-    fixed = replace(problem.recipe, solve=solve), problem.training
+def _one_program(problem: Problem, recipe: Recipe) -> Callable:
+    fixed = recipe, problem.training
     return lambda state: compiled_meta_step(fixed, state, problem.draws)
 
 
@@ -200,9 +198,9 @@ def operations(problem: Problem, metrics: Metrics) -> float:
     of_all, of_inner = forward(problem)
     recipe, coreset = problem.recipe, problem.state.coreset
     classes = coreset.labels.shape[1]
-    rows = len(coreset.images) * (2 if recipe.method.flip else 1)
+    rows = coreset.rows
     there_and_back = of_all + of_inner  # along a tangent, or back to the parameters
-    steps = int(metrics.inner_steps) + int(metrics.adjoint_steps)
+    steps = int(metrics["inner_steps"]) + int(metrics["adjoint_steps"])
     if steps == 0:
         moving = jax.tree.leaves(eqx.filter(problem.network, recipe.method.moving(problem.network)))
         parameters = sum(leaf.size for leaf in moving)

@@ -15,10 +15,10 @@ from bilevel_distillation import (
     report,
     run,
 )
-from bilevel_distillation._attack import ATTACKS, TRAINED_ON, features, membership_auc
-from bilevel_distillation._cli import main
-from bilevel_distillation._console import attack_table
-from bilevel_distillation._distillation import load_data
+from bilevel_distillation._app._cli import main
+from bilevel_distillation._app._console import attack_table
+from bilevel_distillation._engine._distillation import load_data
+from bilevel_distillation._judging._attack import ATTACKS, TRAINED_ON, features, membership_auc
 from bilevel_distillation.data import load, sample
 
 TINY = RunConfig(
@@ -73,7 +73,7 @@ def test_an_attacker_sees_sorted_outputs_and_the_squared_error():
 
 
 def test_a_run_sees_its_samples_alone_and_they_are_the_members(unattacked, monkeypatch):
-    from bilevel_distillation import _attack
+    from bilevel_distillation._judging import _attack
 
     whole, part = load("digits"), load_data(TINY)
     assert np.bincount(part.train_labels).tolist() == [21] * 5 + [20] * 5

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import Coreset, RunConfig, augment, resolve
-from bilevel_distillation._augmentation import (
+from bilevel_distillation._engine._recipe import make_recipe
+from bilevel_distillation.data._augmentation import (
     OPERATIONS,
     colour,
     crop,
@@ -17,8 +18,7 @@ from bilevel_distillation._augmentation import (
     rotate,
     translate,
 )
-from bilevel_distillation._meta_step import Rates, coreset_gradient
-from bilevel_distillation._recipe import make_recipe
+from bilevel_distillation.engine import Batch, Rates, coreset_gradient
 from bilevel_distillation.networks import ConvNet, smooth_relu
 
 N, SIZE = 200, 16
@@ -144,25 +144,24 @@ def test_the_meta_gradient_goes_back_through_the_augmentation(x64, method):
         jax.random.normal(keys[0], (4, *shape)),
         jnp.eye(classes)[jnp.arange(4) % 2] - 0.5,
         jnp.asarray(0.1),
+        flip=True,
     )
     network = ConvNet(shape, classes, width=2, depth=1, activation=smooth_relu, key=keys[1])
     batch = jax.random.normal(keys[2], (6, *shape)), jnp.eye(classes)[jnp.arange(6) % 2]
-    asked = RunConfig(
-        method=method, width=2, depth=1, zca=False, flip=True, adam_steps=2, augment=True
-    )
+    asked = RunConfig(method=method, width=2, depth=1, zca=False, adam_steps=2, augment=True)
     rates, key = Rates(jnp.asarray(1e-3), jnp.asarray(1.0)), keys[3]
 
     def gradient(coreset, **changes):
         config = resolve(replace(asked, **changes), shape, classes)
         recipe = make_recipe(config, shape, classes, 6)
-        return coreset_gradient(recipe, coreset, network, rates, *batch, key)
+        return coreset_gradient(recipe, coreset, Batch(*batch, network, rates, key))
 
     def change(images):
         return augment(images, jax.random.fold_in(key, 1))
 
     found = gradient(coreset)
     changed, pull = jax.vjp(change, coreset.images)
-    plain = gradient(Coreset(changed, coreset.labels, coreset.log_temperature), augment=False)
+    plain = gradient(replace(coreset, images=changed), augment=False)
     assert float(found.value) == pytest.approx(float(plain.value))
     np.testing.assert_allclose(found.grad.labels, plain.grad.labels, rtol=1e-6, atol=1e-9)
     expected = pull(plain.grad.images)[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation._checkpoints import Checkpoints
+from bilevel_distillation._artifacts._checkpoints import Checkpoints
 
 
 class State(eqx.Module):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet, RunConfig, load_hf
-from bilevel_distillation._cli import main
-from bilevel_distillation._console import percent
-from bilevel_distillation._estimate import estimate
-from bilevel_distillation._folder import RunFolder
+from bilevel_distillation._app._cli import main
+from bilevel_distillation._artifacts import percent
+from bilevel_distillation._artifacts._folder import RunFolder
+from bilevel_distillation._engine._estimate import estimate
 
 BRIEF = ["--repeats", "2", "--steps", "3"]
 QUICK = ["--evaluation.repeats", "2", "--evaluation.steps", "3"]
@@ -130,7 +130,7 @@ def test_export_goes_beside_the_runs_other_files(finished, capsys, to, holds):
 
 
 def test_evaluate_of_several_networks_and_norms_is_a_table(finished, capsys, monkeypatch):
-    from bilevel_distillation import _reevaluate
+    from bilevel_distillation._judging import _reevaluate
 
     def judge(config, *rest, done):
         network, norm = config.evaluation.network, config.evaluation.norm
@@ -166,7 +166,7 @@ def test_evaluate_by_another_network(finished, capsys):
 
 
 def test_ranking_shows_the_scores_and_where_they_come_from(finished, capsys, monkeypatch):
-    from bilevel_distillation import _reevaluate
+    from bilevel_distillation._judging import _reevaluate
 
     asked = []
 
@@ -214,7 +214,8 @@ def test_report_writes_the_page_beside_the_runs_other_files_or_elsewhere(
 
 
 def test_padding_of_nought_is_a_size_like_any_other(finished, monkeypatch):
-    from bilevel_distillation import EvaluateConfig, _reevaluate
+    from bilevel_distillation import EvaluateConfig
+    from bilevel_distillation._judging import _reevaluate
 
     asked = []
     monkeypatch.setattr(_reevaluate, "judge", lambda config, *a, **k: asked.append(config) or [1.0])
@@ -274,7 +275,7 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
 
 def test_words_that_the_command_line_does_not_know_are_said(capsys):
     for arguments, words in [
-        (["run", "--method", "magic"], ("'magic'", "'--method'", "rcig")),
+        (["run", "--method", "magic"], ("method='magic' is not known", "rcig")),
         (["run", "--ipc", 0], ("ipc=0 is too small: give 1 or more.",)),
         (["run", "--widht", 3], ("--widht",)),
         (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),
@@ -285,7 +286,7 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
 
 
 def test_a_full_disk_is_one_sentence(finished, capsys, monkeypatch):
-    from bilevel_distillation import _export
+    from bilevel_distillation._artifacts import _export
 
     def full(*arguments):
         raise OSError(28, "No space left on device")

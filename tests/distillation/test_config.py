@@ -47,6 +47,13 @@ def test_what_is_unknown_or_of_another_type_is_said(change, reason):
     assert "\n" not in sentence
 
 
+def test_the_words_of_the_version_before_are_read_as_those_of_today():
+    before = json.loads(to_json(RunConfig())) | {"solve": "exact", "tolerance": 0.3}
+    del before["residual"]
+    found = from_json(json.dumps(before), WHERE)
+    assert (found.solve, found.tolerance, found.residual) == ("linear", 0.3, 0.3)
+
+
 def test_a_config_that_is_no_json_is_said():
     with pytest.raises(ValueError, match="is not a run's config .*: restore it"):
         from_json('{"dataset": "dig', WHERE)
@@ -89,7 +96,7 @@ def test_large_coresets_are_subsampled_as_in_the_paper(ipc, subset):
     assert found.n_subset == subset
 
 
-@pytest.mark.parametrize(("solve", "rate", "decay"), [("exact", 3e-2, 0.1), ("adam", 3e-3, 1.0)])
+@pytest.mark.parametrize(("solve", "rate", "decay"), [("linear", 3e-2, 0.1), ("adam", 3e-3, 1.0)])
 def test_the_rate_of_the_coreset_follows_the_solve(solve, rate, decay):
     found = resolve(RunConfig(solve=solve), (8, 8, 1))
     assert (found.coreset_rate, found.coreset_decay) == (rate, decay)

@@ -1,12 +1,14 @@
 """The outer variable: mirror images, labels, and where it starts."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bilevel_distillation import Coreset
-from bilevel_distillation._coreset import centred_one_hot, choose_per_class
+from bilevel_distillation._problem._coreset import centred_one_hot, choose_per_class
 
 
 @pytest.fixture
@@ -17,12 +19,14 @@ def coreset():
 
 
 def test_without_flips_the_support_is_the_coreset(coreset):
-    images, labels = coreset.support(False)
+    images, labels = coreset.support()
     assert images is coreset.images and labels is coreset.labels
 
 
 def test_flips_double_the_support_by_mirror_images(coreset):
-    images, labels = coreset.support(True)
+    coreset = replace(coreset, flip=True)
+    assert coreset.rows == 6
+    images, labels = coreset.support()
     assert images.shape == (6, 2, 4, 3)
     np.testing.assert_array_equal(images[:3], coreset.images)
     np.testing.assert_array_equal(images[3:], np.flip(coreset.images, axis=2))  # left and right
@@ -33,7 +37,7 @@ def test_gradients_of_both_halves_flow_to_the_one_stored_copy(coreset):
     weights = jax.random.normal(jax.random.key(1), (6, 2, 4, 3))
 
     def loss(coreset):
-        images, labels = coreset.support(True)
+        images, labels = replace(coreset, flip=True).support()
         return jnp.sum(weights * images) + jnp.sum(labels**2)
 
     gradient = jax.grad(loss)(coreset)

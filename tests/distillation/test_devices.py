@@ -16,7 +16,7 @@ import pytest
 
 from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
 from bilevel_distillation._config import differences, from_json, to_json
-from bilevel_distillation._devices import layout, make_mesh, spread
+from bilevel_distillation._running._devices import layout, make_mesh, spread
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

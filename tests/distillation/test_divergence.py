@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
-from bilevel_distillation._distillation import Diverged
+from bilevel_distillation._engine._distillation import Diverged
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

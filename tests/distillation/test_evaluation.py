@@ -10,18 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel_distillation import (
-    DistilledSet,
-    EvaluationConfig,
-    RunConfig,
-    _judging,
-    augment,
-    judge,
-    resolve,
-)
-from bilevel_distillation._evaluation import accuracy, evaluate, schedule, train_network
-from bilevel_distillation._judging import Held
-from bilevel_distillation._losses import squared_error
+from bilevel_distillation import DistilledSet, EvaluationConfig, RunConfig, augment, judge, resolve
+from bilevel_distillation._judging import _judge
+from bilevel_distillation._judging._evaluation import accuracy, evaluate, schedule, train_network
+from bilevel_distillation._judging._judge import Held
+from bilevel_distillation._problem._losses import squared_error
 from bilevel_distillation.data import Preprocessor, load
 from bilevel_distillation.networks import ConvNet
 
@@ -172,7 +165,7 @@ def given(digits, monkeypatch):
         Preprocessor.fit(data.train_images, zca=False),
     )  # fmt: skip
     calls = []
-    monkeypatch.setattr(_judging, "evaluate", lambda *a: calls.append(a) or [0.5])
+    monkeypatch.setattr(_judge, "evaluate", lambda *a: calls.append(a) or [0.5])
     return distilled, Held(test_images, test_labels), calls
 
 

@@ -224,7 +224,7 @@ def test_a_failed_export_leaves_the_earlier_one(digits, tmp_path, monkeypatch):
     def full(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bilevel_distillation._export.draw_images", full)
+    monkeypatch.setattr("bilevel_distillation._artifacts._export.draw_images", full)
     with pytest.raises(OSError, match="no space"):
         export(dataclasses.replace(digits, log_temperature=9.0), folder, "hf")
     assert_same(load_hf(folder), digits)
@@ -430,7 +430,7 @@ def test_whatever_classes_are_called(colour, names, tmp_path):
 def test_the_card_of_a_data_set_of_any_name(digits, name):
     import yaml
 
-    from bilevel_distillation._card import card
+    from bilevel_distillation._artifacts._card import card
 
     text = card(
         dataclasses.replace(digits, provenance={"dataset": f"data {name}"}), "data/x.parquet"

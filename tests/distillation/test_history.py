@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet
-from bilevel_distillation._history import History, Snapshot, choose, moments
+from bilevel_distillation._artifacts._history import History, Snapshot, choose, moments
 from bilevel_distillation.data import Preprocessor
 
 

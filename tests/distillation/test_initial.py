@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import RunConfig
-from bilevel_distillation._initial import initial_images
+from bilevel_distillation._engine._initial import initial_images
 from bilevel_distillation.data import Preprocessor, load
 from bilevel_distillation.networks import ConvNet
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet
-from bilevel_distillation._judging import match_classes
-from bilevel_distillation._reevaluate import _check_preprocessed
+from bilevel_distillation._judging._judge import match_classes
+from bilevel_distillation._judging._reevaluate import _check_preprocessed
 from bilevel_distillation.data import ImageData, Preprocessor
 
 SHAPE = (4, 4, 3)
@@ -78,8 +78,8 @@ def test_pixels_are_no_preprocessed_images(images, said, tmp_path):
 
 def test_a_run_stores_its_whitening_once(tmp_path):
     from bilevel_distillation import export, load_hf
-    from bilevel_distillation._export import export_hf
-    from bilevel_distillation._folder import RunFolder
+    from bilevel_distillation._artifacts._export import export_hf
+    from bilevel_distillation._artifacts._folder import RunFolder
 
     whitening = np.random.default_rng(0).normal(size=(48, 48)).astype(np.float32)
     before = distilled("red", "green", "blue")

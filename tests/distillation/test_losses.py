@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation._losses import label_margin, platt_loss, squared_error
+from bilevel_distillation._problem._losses import label_margin, platt_loss, squared_error
 
 
 @pytest.fixture

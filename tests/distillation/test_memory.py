@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation import EvaluationConfig, _evaluation, _memory
-from bilevel_distillation._evaluation import accuracy, train_network
-from bilevel_distillation._memory import part_size
-from bilevel_distillation._parts import recorded
+from bilevel_distillation import EvaluationConfig
+from bilevel_distillation._judging import _evaluation
+from bilevel_distillation._judging._evaluation import accuracy, train_network
+from bilevel_distillation._running import _memory
+from bilevel_distillation._running._memory import part_size
+from bilevel_distillation._running._parts import recorded
 from bilevel_distillation.networks import AbstractNetwork, ConvNet
 
 only_on_a_cpu = pytest.mark.skipif(

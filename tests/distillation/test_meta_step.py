@@ -11,16 +11,17 @@ import optax
 import pytest
 
 from bilevel_distillation import METHODS, RunConfig, resolve
-from bilevel_distillation._meta_step import (
+from bilevel_distillation._engine._meta_step import _update
+from bilevel_distillation._engine._pool import take
+from bilevel_distillation._engine._recipe import first_state, make_recipe
+from bilevel_distillation.engine import (
+    Batch,
     Draws,
     Rates,
     Training,
-    _update,
     coreset_gradient,
     meta_step,
 )
-from bilevel_distillation._pool import take
-from bilevel_distillation._recipe import first_state, make_recipe
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -86,7 +87,8 @@ def gradient_of(fixed, state, draws):
     network = take(state.pool, draws.model).network
     targets = jnp.eye(CLASSES)[training.labels[draws.rows]]
     images = training.images[draws.rows]
-    return coreset_gradient(recipe, state.coreset, network, state.rates, images, targets, draws.key)
+    batch = Batch(images, targets, network, state.rates, draws.key)
+    return coreset_gradient(recipe, state.coreset, batch)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +106,16 @@ def test_compiled_and_dispatched_steps_agree_to_rounding(x64, method, changes, d
         one, told = meta_step(fixed, copy(one), draw(i))
         other, also_told = whole(fixed, copy(other), draw(i))
         assert list(one.pool.ages) == list(other.pool.ages) == [0, (2, 0, 2)[i], 0]
-        for name, value in vars(told).items():
-            expected = float(getattr(also_told, name))
+        assert told.values.keys() == also_told.values.keys()
+        for name, value in told.values.items():
+            expected = float(also_told[name])
             # A residual near the tolerance is a difference of nearly equal numbers.
             slack = 1e-7 if name.endswith(("residual", "gradient_norm", "error")) else 1e-12
             assert float(value) == pytest.approx(expected, rel=1e-6, abs=slack, nan_ok=True), name
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
     assert distance(one.coreset, start.coreset) > 1e-3
-    assert told.loss != 0 and bool(jnp.isnan(told.adjoint_steps)) is (method == "frepo")
+    assert told.loss != 0 and ("adjoint_steps" in told.values) is (method != "frepo")
 
 
 def test_only_the_drawn_network_of_the_pool_changes(x64):
@@ -211,8 +214,8 @@ def test_images_and_labels_have_one_rate_and_the_temperature_its_own(x64):
 
 @pytest.mark.parametrize(
     ("method", "solve", "has_rates"),
-    [("rcig", "exact", False), ("cig", "exact", False), ("frepo", "adam", False),
-     ("rcig", "adam", True), ("vig", "exact", True), ("rig", "exact", True)],
+    [("rcig", "linear", False), ("cig", "linear", False), ("frepo", "adam", False),
+     ("rcig", "adam", True), ("vig", "linear", True), ("rig", "linear", True)],
 )  # fmt: skip
 def test_adams_rates_matter_where_adam_solves(x64, method, solve, has_rates):
     fixed, start = prepare(method=method, solve=solve)
@@ -229,18 +232,18 @@ def test_the_metrics_are_those_of_the_gradient(x64):
     _, told = meta_step(fixed, copy(start), draw(0))
     assert float(told.loss) == pytest.approx(float(result.value), rel=1e-9)
     labels = np.asarray(fixed[1].labels)[np.asarray(draw(0).rows)]
-    hits = np.asarray(result.aux).argmax(axis=1) == labels
+    hits = np.asarray(result.predictions).argmax(axis=1) == labels
     assert float(told.accuracy) == pytest.approx(hits.mean())
     share = jnp.linalg.norm(result.implicit.images) / jnp.linalg.norm(result.grad.images)
-    assert float(told.implicit_share) == pytest.approx(float(share), rel=1e-9)
-    assert float(told.adjoint_steps) == 2
+    assert float(told["implicit_share"]) == pytest.approx(float(share), rel=1e-9)
+    assert float(told["adjoint_steps"]) == 2
     for name, losses in (("inner", result.inner.losses), ("adjoint", result.adjoint.losses)):
-        assert bool(getattr(told, f"{name}_descended")) is bool(losses[-1] < losses[0])
-        assert bool(getattr(told, f"{name}_monotone")) is bool(np.all(np.diff(losses) <= 0))
+        assert bool(told[f"{name}_descended"]) is bool(losses[-1] < losses[0])
+        assert bool(told[f"{name}_monotone"]) is bool(np.all(np.diff(losses) <= 0))
 
 
 def test_the_compiled_step_uses_its_state_up_without_a_complaint(x64, distance):
-    from bilevel_distillation._meta_step import compiled_meta_step
+    from bilevel_distillation._engine._meta_step import compiled_meta_step
 
     fixed, start = prepare(method="frepo")
     expected, _ = meta_step(fixed, copy(start), draw(0))

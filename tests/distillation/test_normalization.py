@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from bilevel import linearize
 from bilevel_distillation import Coreset, Distillation, EvaluationConfig, RunConfig, make_method
 from bilevel_distillation import run as run_folder
-from bilevel_distillation._pool import make_member, train_step, with_statistics
-from bilevel_distillation.engine import Exact, exact_gradient
+from bilevel_distillation._engine._pool import make_member, train_step, with_statistics
+from bilevel_distillation.engine import Linear, linear_gradient
 from bilevel_distillation.networks import (
     BatchNorm,
     ConvNet,
@@ -115,7 +115,7 @@ def test_without_batch_normalisation_nothing_is_computed():
     assert not has_batch_norm(network) and has_batch_norm(network_with("batch"))
     assert refresh_statistics(network, jnp.zeros((2, *SHAPE))) is network
     coreset = Coreset(jnp.zeros((2, *SHAPE)), jnp.zeros((2, CLASSES)), jnp.zeros(()))
-    assert with_statistics(network, coreset, flip=False) is network
+    assert with_statistics(network, coreset) is network
 
 
 def test_statistics_are_no_parameters():
@@ -151,7 +151,7 @@ def problem(x64):
     )
     images = jax.random.normal(keys[2], (12, *SHAPE))
     network = eqx.nn.inference_mode(random_scales(network_with("batch")))
-    return coreset, with_statistics(network, coreset, False), images, jnp.eye(CLASSES).repeat(4, 0)
+    return coreset, with_statistics(network, coreset), images, jnp.eye(CLASSES).repeat(4, 0)
 
 
 def test_a_linearised_network_normalises_by_the_frozen_statistics(problem):
@@ -171,9 +171,9 @@ def test_a_linearised_network_normalises_by_the_frozen_statistics(problem):
 @pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("linear_solver", ["cholesky", "cg"])
 def test_the_meta_gradient_in_microbatches_is_that_of_the_whole(problem, linear_solver):
-    how = Exact(linear_solver, 1e-12, 200)
-    whole = exact_gradient(how, make_method("rcig"), *problem)
-    parts = exact_gradient(how, make_method("rcig", microbatch=2), *problem)
+    how = Linear(linear_solver, 1e-12, 200)
+    whole = linear_gradient(how, make_method("rcig"), *problem)
+    parts = linear_gradient(how, make_method("rcig", microbatch=2), *problem)
     a, b = ravel_pytree(parts.grad)[0], ravel_pytree(whole.grad)[0]
     assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) < 1e-9
 
@@ -183,7 +183,7 @@ def test_a_network_of_the_pool_trains_on_the_statistics_of_all_distilled_images(
     adam = optax.adam(1e-2)
     member = make_member(lambda key: network_with("batch", key=key), adam, jax.random.key(4))
     assert member.network.norms[0].inference is True
-    after = train_step(member, adam, coreset, False, microbatch=2)
+    after = train_step(member, adam, coreset, microbatch=2)
 
     def loss(parameters):
         outputs = eqx.nn.inference_mode(parameters, False)(coreset.images)

@@ -39,19 +39,21 @@ def test_operations_by_formula_are_those_of_the_parts_that_run(linear_solver, co
     speed = importlib.import_module("gpu.speed")
     config = RunConfig(dataset="digits", width=3, batch_size=24, pool_size=1, samples=60)
     problem = meta_step.problem_of(Distillation(config), trained=1, pool_steps=3)
-    exact = replace(problem.recipe.exact, linear_solver=linear_solver)
-    problem = problem._replace(recipe=replace(problem.recipe, exact=exact))
+    method = problem.recipe.method
+    method = replace(method, solver=replace(method.solver, linear_solver=linear_solver))
+    problem = problem._replace(recipe=replace(problem.recipe, method=method))
     way = meta_step.library(problem, problem.recipe)
     _, metrics = meta_step.runner(way)()()
     found = speed.operations(problem, metrics)
     if linear_solver == "cg":
         (*_, by_hand, _) = meta_step.account(problem)["rows"][-1]
-        assert metrics.adjoint_steps > 0
+        assert metrics["adjoint_steps"] > 0
         assert found == pytest.approx(1e9 * by_hand, rel=0.01)
     else:
-        assert metrics.adjoint_steps == 0
-        fewer = replace(problem.recipe, method=replace(problem.recipe.method, flip=True))
-        twice = speed.operations(problem._replace(recipe=fewer), metrics)
+        assert metrics["adjoint_steps"] == 0
+        coreset = replace(problem.state.coreset, flip=True)
+        state = replace(problem.state, coreset=coreset)
+        twice = speed.operations(problem._replace(state=state), metrics)
         assert 1 < twice / found < 4
 
 

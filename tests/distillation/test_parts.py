@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bilevel_distillation._parts import accumulate, in_parts
+from bilevel_distillation._running._parts import accumulate, in_parts
 
 
 @pytest.fixture(params=["cpu", "gpu"])

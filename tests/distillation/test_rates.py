@@ -8,10 +8,11 @@ import pytest
 from bilevel.inverse_hvp import SGD
 from bilevel.solvers import GradientDescent
 from bilevel_distillation import RunConfig, resolve
-from bilevel_distillation._meta_step import Training, optax_adam
-from bilevel_distillation._pool import take
-from bilevel_distillation._rates import BACK_OFF, RAISE, tune_rates, watch_rate
-from bilevel_distillation._recipe import first_state, make_recipe
+from bilevel_distillation._engine._pool import take
+from bilevel_distillation._engine._rates import BACK_OFF, RAISE, tune_rates, watch_rate
+from bilevel_distillation._engine._recipe import first_state, make_recipe
+from bilevel_distillation._problem import adam
+from bilevel_distillation.engine import Batch, Training
 
 SHAPE, CLASSES, STEPS = (4, 4, 1), 2, 5
 
@@ -37,16 +38,16 @@ def falls(losses):
 def test_the_next_higher_rates_are_too_high(problem):
     recipe, coreset, network, images, targets = problem
     method = recipe.method
-    rates = tune_rates(*problem)
+    rates = tune_rates(method, coreset, Batch(images, targets, network))
     theta0 = method.start(network)
 
     def inner(theta):
         return method.inner(theta, coreset, network)
 
     def inner_losses(rate):
-        return GradientDescent(optax_adam, STEPS, scale=rate)(inner, theta0)[1].losses
+        return GradientDescent(adam, STEPS, scale=rate)(inner, theta0)[1].losses
 
-    theta, _ = GradientDescent(optax_adam, STEPS, scale=rates.inner)(inner, theta0)
+    theta, _ = GradientDescent(adam, STEPS, scale=rates.inner)(inner, theta0)
     g = jax.grad(lambda t: method.outer(t, coreset, network, images, targets)[0])(theta)
     gradient = jax.grad(inner)
 
@@ -55,7 +56,7 @@ def test_the_next_higher_rates_are_too_high(problem):
         return jax.jvp(gradient, (theta,), (v,))[1]
 
     def adjoint_losses(rate):
-        return SGD(optax_adam, STEPS, scale=rate)(hvp, g).losses
+        return SGD(adam, STEPS, scale=rate)(hvp, g).losses
 
     for rate, losses in ((rates.inner, inner_losses), (rates.adjoint, adjoint_losses)):
         highest = float(rate) / BACK_OFF

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet, RunConfig, export, report, resolve
-from bilevel_distillation._folder import RunFolder
-from bilevel_distillation._history import Snapshot
+from bilevel_distillation._artifacts._folder import RunFolder
+from bilevel_distillation._artifacts._history import Snapshot
 from bilevel_distillation.data import Preprocessor
 
 VOID = {"meta", "link", "input", "img", "br", "hr"}

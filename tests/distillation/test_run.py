@@ -23,7 +23,7 @@ from bilevel_distillation import (
     load_hf,
     run,
 )
-from bilevel_distillation._folder import RunFolder
+from bilevel_distillation._artifacts._folder import RunFolder
 from bilevel_distillation.data import load
 
 TINY = RunConfig(
@@ -171,7 +171,7 @@ def copy(complete, tmp_path):
 
 
 def test_results_are_safe_before_anything_is_drawn(copy, complete, monkeypatch):
-    from bilevel_distillation import _finish
+    from bilevel_distillation._app import _finish
 
     drawn = ("images.png", "curve.png", "dataset", "report.html")
     for name in ("results.json", *drawn):
@@ -276,7 +276,7 @@ def test_only_one_process_goes_on_with_a_run(copy):
 
 
 def test_a_run_whose_data_changed_does_not_go_on(copy, complete, monkeypatch):
-    import bilevel_distillation._run as module
+    from bilevel_distillation._app import _run as module
 
     data, config = load("digits"), replace(TINY, out=copy)
     doubled = np.ones((1, 2, 2, 1), np.uint8)
@@ -322,7 +322,7 @@ def test_what_a_killed_first_process_left_is_no_foreign_file(tmp_path):
 
 
 def test_the_end_of_a_terminal_stops_a_run_as_ctrl_c_does():
-    from bilevel_distillation._run import _Signals
+    from bilevel_distillation._app._run import _Signals
 
     for name in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         # These tests may run under nohup or in the background themselves.

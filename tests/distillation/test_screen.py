@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from bilevel_distillation._cli import main
-from bilevel_distillation._screen import Screen
+from bilevel_distillation._app._cli import main
+from bilevel_distillation._app._screen import Screen
 
 
 class Broken(io.StringIO):

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import EvaluationConfig, Interrupted, Reporter, RunConfig, sweep
-from bilevel_distillation import _sweep as module
+from bilevel_distillation._app import _sweep as module
+from bilevel_distillation._app._cli import main
+from bilevel_distillation._app._sweep import read_vary
 from bilevel_distillation._artifacts import hold_lock
-from bilevel_distillation._cli import main
-from bilevel_distillation._sweep import read_vary
 
 TINY = RunConfig(
     dataset="digits", method="frepo", iterations=2, batch_size=16, width=4, depth=2, pool_size=2,
@@ -277,7 +277,8 @@ def test_words_become_values_of_the_settings_type(runs, tmp_path, word, expected
         (["ipc=many"], "vary ipc='many' is not of its type: give a whole number."),
         (["width=wide"], "vary width='wide' is not .*: give a whole number or none."),
         (["flip=perhaps"], "vary flip='perhaps' is not .*: give true or false or none."),
-        (["method=rcig,magic"], "vary method='magic' is not .*: give vig or cig or rig or "),
+        (["method=rcig,magic"], "method='magic' is not known: choose one of vig, cig, rig, "),
+        (["norm=none,magic"], "vary norm='magic' is not .*: give none or batch or instance "),
         (["ipc=1,0"], "ipc=0 is too small: give 1 or more."),
         ([], "vary is empty: give a setting and its values, e.g. seed=0,1,2."),
     ],

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation import Distillation, RunConfig, _training_data
-from bilevel_distillation._training_data import Transform, choose_storage
+from bilevel_distillation import Distillation, RunConfig
+from bilevel_distillation._engine import _training_data
+from bilevel_distillation._engine._training_data import Transform, choose_storage
 from bilevel_distillation.data import ImageData, Preprocessor
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -3,7 +3,8 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from bilevel_distillation import Distillation, RunConfig, _version
+from bilevel_distillation import Distillation, RunConfig
+from bilevel_distillation._artifacts import _version
 
 
 @pytest.mark.parametrize("installed", [True, False])

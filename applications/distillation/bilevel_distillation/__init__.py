@@ -3,36 +3,75 @@
 from . import data as data
 from . import engine as engine
 from . import networks as networks
-from ._attack import attack as attack
-from ._augmentation import augment as augment
+from ._app import Interrupted as Interrupted
+from ._app import run as run
+from ._app import sweep as sweep
+from ._artifacts import DistilledSet as DistilledSet
+from ._artifacts import draw_images as draw_images
+from ._artifacts import draw_learning_curve as draw_learning_curve
+from ._artifacts import export as export
+from ._artifacts import load_hf as load_hf
 from ._config import AttackConfig as AttackConfig
 from ._config import EvaluateConfig as EvaluateConfig
 from ._config import EvaluationConfig as EvaluationConfig
 from ._config import RunConfig as RunConfig
 from ._config import resolve as resolve
-from ._coreset import Coreset as Coreset
-from ._distillation import Distillation as Distillation
-from ._distilled import DistilledSet as DistilledSet
-from ._export import export as export
-from ._export import load_hf as load_hf
+from ._engine import Distillation as Distillation
 from ._judging import Held as Held
+from ._judging import Ranking as Ranking
+from ._judging import attack as attack
 from ._judging import hold as hold
 from ._judging import judge as judge
 from ._judging import judge_random_subsets as judge_random_subsets
-from ._methods import CIG as CIG
-from ._methods import METHODS as METHODS
-from ._methods import RCIG as RCIG
-from ._methods import RIG as RIG
-from ._methods import VIG as VIG
-from ._methods import AbstractMethod as AbstractMethod
-from ._methods import FRePo as FRePo
-from ._methods import make_method as make_method
+from ._judging import reevaluate as reevaluate
 from ._page import report as report
-from ._pictures import draw_images as draw_images
-from ._pictures import draw_learning_curve as draw_learning_curve
-from ._ranking import Ranking as Ranking
-from ._reevaluate import reevaluate as reevaluate
-from ._reporter import Reporter as Reporter
-from ._run import Interrupted as Interrupted
-from ._run import run as run
-from ._sweep import sweep as sweep
+from ._problem import CIG as CIG
+from ._problem import METHODS as METHODS
+from ._problem import RCIG as RCIG
+from ._problem import RIG as RIG
+from ._problem import VIG as VIG
+from ._problem import AbstractMethod as AbstractMethod
+from ._problem import Coreset as Coreset
+from ._problem import FRePo as FRePo
+from ._problem import make_method as make_method
+from ._running import Reporter as Reporter
+from .data import augment as augment
+
+__all__ = [
+    "AbstractMethod",
+    "AttackConfig",
+    "CIG",
+    "Coreset",
+    "Distillation",
+    "DistilledSet",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "FRePo",
+    "Held",
+    "Interrupted",
+    "METHODS",
+    "RCIG",
+    "RIG",
+    "Ranking",
+    "Reporter",
+    "RunConfig",
+    "VIG",
+    "attack",
+    "augment",
+    "data",
+    "draw_images",
+    "draw_learning_curve",
+    "engine",
+    "export",
+    "hold",
+    "judge",
+    "judge_random_subsets",
+    "load_hf",
+    "make_method",
+    "networks",
+    "reevaluate",
+    "report",
+    "resolve",
+    "run",
+    "sweep",
+]

@@ -1,3 +1,5 @@
-from ._cli import main
+"""`python -m bilevel_distillation` is `bilevel-distill`."""
+
+from ._app import main
 
 main()

@@ -1,12 +1,35 @@
-"""Files that are written whole and read with care: nothing else opens what is read back."""
+"""What a run leaves: its folder, the distilled set and its forms, pictures, and the one writer and
+guarded reader of files. Nothing else opens what is read back.
+"""
 
 from ._arrays import names_in as names_in
 from ._arrays import read_arrays as read_arrays
 from ._arrays import write_arrays as write_arrays
+from ._attacked import TRAINED_ON as TRAINED_ON
+from ._attacked import read_attack as read_attack
+from ._card import FLIP_CODE as FLIP_CODE
+from ._card import whiten_code as whiten_code
+from ._checkpoints import Checkpoints as Checkpoints
+from ._distilled import DistilledSet as DistilledSet
+from ._distilled import NoPreprocessor as NoPreprocessor
+from ._export import export as export
+from ._export import export_hf as export_hf
+from ._export import load_hf as load_hf
+from ._figures import in_words as in_words
+from ._figures import percent as percent
+from ._figures import spread as spread
+from ._folder import RunFolder as RunFolder
+from ._history import Snapshot as Snapshot
+from ._history import choose as choose
+from ._history import moments as moments
 from ._lines import append_lines as append_lines
 from ._lines import read_lines as read_lines
 from ._lines import write_lines as write_lines
 from ._lock import hold_lock as hold_lock
+from ._pictures import draw_images as draw_images
+from ._pictures import draw_learning_curve as draw_learning_curve
+from ._pictures import has as has
+from ._pictures import series as series
 from ._reading import Damaged as Damaged
 from ._reading import Unreadable as Unreadable
 from ._reading import finite as finite
@@ -18,6 +41,7 @@ from ._reading import sha256_of as sha256_of
 from ._sums import Sums as Sums
 from ._sums import differing as differing
 from ._text import one_line as one_line
+from ._version import own_version as own_version
 from ._writing import Unwritten as Unwritten
 from ._writing import drop_leftovers as drop_leftovers
 from ._writing import is_leftover as is_leftover

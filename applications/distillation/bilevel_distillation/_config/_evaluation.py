@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..networks import NetworkName, NormName
+from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, one_of, positive
-from ._types import AsDistilled, ByNetwork, LabelName, Open
+from ._types import AsDistilled, ByNetwork, LabelName, Network, Open
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class EvaluationConfig:
 
     Attributes:
         repeats: how many networks; mean and deviation are over them.
-        network: convnet, resnet18, vgg11 or alexnet.
+        network: convnet, resnet18, vgg11, alexnet, or a class of your own, package.module:Class.
         norm: its normalisation.
         width: channels of its first convolution; by default a ConvNet's is that of the network
             that distils, and the others have their usual ones.
@@ -29,7 +29,7 @@ class EvaluationConfig:
     """
 
     repeats: int = 5
-    network: NetworkName = "convnet"
+    network: Network = "convnet"
     norm: AsDistilled[NormName] = None
     width: ByNetwork[int] = None
     augment: bool = False
@@ -40,14 +40,14 @@ class EvaluationConfig:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        one_of("evaluation.network", self.network, NetworkName)
+        check_name("evaluation.network", self.network, NETWORKS, GROUP)
         if self.norm is not None:
             one_of("evaluation.norm", self.norm, NormName)
         check_training(self, "evaluation.")
 
 
 def check_training(config: Any, prefix: str = "") -> None:
-    """Of an `EvaluationConfig` or an `EvaluateConfig`."""
+    """Raise where an `EvaluationConfig` or an `EvaluateConfig` asks for what cannot be."""
     one_of(f"{prefix}labels", config.labels, LabelName)
     for name in ("repeats", "steps", "batch_size", "width"):
         if getattr(config, name) is not None:

@@ -27,7 +27,7 @@ def from_json(text: str, where: Path) -> RunConfig:
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     converter.register_structure_hook(Devices, _devices)
     try:
-        return converter.structure(json.loads(text), RunConfig)
+        return converter.structure(_in_new_words(json.loads(text)), RunConfig)
     except Exception as error:  # whatever a damaged file makes json and cattrs say
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ClassValidationError):
@@ -35,6 +35,17 @@ def from_json(text: str, where: Path) -> RunConfig:
         raise ValueError(
             f"{where} is not a run's config ({reason}): restore it, or give another --out."
         ) from error
+
+
+def _in_new_words(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the version before wrote them: what is linear was called exact, and one tolerance
+    was that of errors and residuals.
+    """
+    if settings.get("solve") == "exact":
+        settings["solve"] = "linear"
+    if "tolerance" in settings:
+        settings.setdefault("residual", settings["tolerance"])
+    return settings
 
 
 def _devices(value: Any, _: Any) -> Devices:
@@ -45,7 +56,7 @@ def _devices(value: Any, _: Any) -> Devices:
 
 def _say(error: BaseException, kind: Any) -> str:
     """What cattrs says, and what a setting's own check says."""
-    if type(error) is ValueError and "give" in str(error):
+    if type(error) is ValueError and any(word in str(error) for word in ("give", "choose")):
         return str(error)
     return cattrs.v.format_exception(error, kind)
 

@@ -1,15 +1,22 @@
 """What open settings are filled with."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from ._run import RunConfig
 from ._types import Solve
 
 
-def resolve(config: RunConfig, image_shape: tuple[int, int, int], classes: int = 10) -> RunConfig:
+def resolve(
+    config: RunConfig,
+    image_shape: tuple[int, int, int],
+    classes: int = 10,
+    of_method: Mapping[str, Any] = MappingProxyType({}),
+) -> RunConfig:
     """The config with every open setting filled in, from the data set's preset, the shape of its
-    images and its number of classes.
+    images and its number of classes; what a method of its own wants comes before all of them.
     """
     preset = _PRESETS.get(config.dataset, {})
     filled = {**_by_shape(image_shape), **_RATES[config.solve], **preset}
@@ -18,6 +25,7 @@ def resolve(config: RunConfig, image_shape: tuple[int, int, int], classes: int =
     for name in ("iterations", "n_subset"):
         by_ipc = filled.pop(f"{name}_by_ipc", {})
         filled[name] = by_ipc.get(config.ipc, filled.get(name))
+    filled |= of_method
     given = {name: value for name, value in filled.items() if getattr(config, name) is None}
     config = replace(config, **given)
     evaluation = config.evaluation
@@ -31,10 +39,10 @@ def resolve(config: RunConfig, image_shape: tuple[int, int, int], classes: int =
 
 
 _RATES: dict[Solve, dict[str, float]] = {
-    "exact": dict(coreset_rate=3e-2, coreset_decay=0.1),
+    "linear": dict(coreset_rate=3e-2, coreset_decay=0.1),
     "adam": dict(coreset_rate=3e-3, coreset_decay=1.0),
 }
-"""Of the coreset's optimiser: those of the paper are for its own way."""
+"""Rates of the coreset's optimiser by way of solving: those of the paper are for its own way."""
 
 _SMALL = dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000})
 _LARGE = dict(iterations_by_ipc={1: 6_000, 10: 3_000})

@@ -6,17 +6,19 @@ from typing import Annotated
 
 import tyro
 
-from ..networks import NormName
+from ..networks import NormName, check_name
 from ._checks import at_least_one, one_of, positive
 from ._evaluation import EvaluationConfig
 from ._types import (
+    METHOD_GROUP,
+    METHOD_NAMES,
     ByData,
     BySolve,
     Devices,
     Found,
     Init,
     LinearSolver,
-    MethodName,
+    Method,
     Open,
     Precision,
     Solve,
@@ -32,7 +34,8 @@ class RunConfig:
         dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
             hub name or a local folder.
         ipc: distilled images per class.
-        method: RCIG, or one of those that it is built from.
+        method: RCIG, one of those that it is built from, one that another package brings, or a
+            class of your own, package.module:Class.
         out: the run's folder; a run that is there goes on.
         seed: of everything random.
         init: what distilled images begin as: random real images, noise, or the real images nearest
@@ -50,10 +53,14 @@ class RunConfig:
             to allow it (not a set of your own), up to 1000 of them.
         augment: change the distilled images at random in each meta-gradient.
         smooth: softplus(60 x)/60 instead of ReLU while distilling.
-        solve: exact (linear algebra) or adam (the paper's way, rates tuned at the start).
-        linear_solver: of the exact way: cholesky, cg (conjugate gradients), or auto, by size.
-        tolerance: relative error of the meta-gradient that conjugate gradients aim at.
-        max_cg_steps: and their greatest number.
+        solve: linear (two linear solves, to a tolerance) or adam (the paper's way, rates tuned at
+            the start). VIG and RIG, whose inner problem is not quadratic, have it trained by Adam
+            in both, and with linear solve the adjoint by conjugate gradients.
+        linear_solver: of the linear way: cholesky, cg (conjugate gradients), or auto, by size.
+        tolerance: of CIG and RCIG: the relative error of a solve, estimated, at which conjugate
+            gradients stop.
+        residual: of VIG and RIG: the relative residual of the adjoint at which they stop.
+        max_cg_steps: of conjugate gradients, at most.
         float64: factorise in float64.
         n_subset: derivatives with respect to the distilled images go through so many of them, drawn
             anew in each meta-iteration (the gradient stays unbiased).
@@ -64,9 +71,9 @@ class RunConfig:
         adam_steps: Adam's steps, in the inner problem and in the adjoint.
         clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
         coreset_rate: AdaBelief's rate for images and labels; by default 3e-2 where the solve is
-            exact, and the paper's 3e-3 elsewhere.
+            linear, and the paper's 3e-3 elsewhere.
         coreset_decay: what is left of that rate at the end, after a cosine; by default 0.1 where
-            the solve is exact, and 1 (a constant rate) elsewhere.
+            the solve is linear, and 1 (a constant rate) elsewhere.
         temperature_rate: and for the logarithm of the temperature.
         average_decay: of the moving average that is evaluated and released.
         pool_size: networks in the pool.
@@ -94,7 +101,7 @@ class RunConfig:
 
     dataset: str = "digits"
     ipc: int = 1
-    method: MethodName = "rcig"
+    method: Method = "rcig"
     out: Path = Path("runs/digits")
     seed: int = 0
     init: Init = "real"
@@ -109,9 +116,10 @@ class RunConfig:
     flip: ByData[bool] = None
     augment: bool = False
     smooth: ByData[bool] = None
-    solve: Solve = "exact"
+    solve: Solve = "linear"
     linear_solver: LinearSolver = "auto"
     tolerance: float = 1e-2
+    residual: float = 1e-2
     max_cg_steps: int = 64
     float64: bool = False
     n_subset: Open[int] = None
@@ -143,7 +151,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("method", MethodName), ("solve", Solve), ("norm", NormName),
+        check_name("method", self.method, METHOD_NAMES, METHOD_GROUP)
+        for name, known in (("solve", Solve), ("norm", NormName),
                             ("linear_solver", LinearSolver), ("precision", Precision),
                             ("storage", Storage), ("init", Init)):  # fmt: skip
             one_of(name, getattr(self, name), known)
@@ -166,6 +175,7 @@ class RunConfig:
             )
         if self.padding is not None and self.padding < 0:
             raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
-        for name in ("ridge_rate", "tolerance", "coreset_rate", "temperature_rate", "pool_rate"):
+        for name in ("ridge_rate", "tolerance", "residual", "coreset_rate", "temperature_rate",
+                     "pool_rate"):  # fmt: skip
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from ..networks import NetworkName, NormName
+from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, one_of
 from ._evaluation import EvaluationConfig, check_training
-from ._types import AsDistilled, ByNetwork, LabelName, Open
+from ._types import AsDistilled, ByNetwork, LabelName, Network, Open
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class EvaluateConfig:
     Attributes:
         path: a run's folder, an exported folder, or an .npz made elsewhere (images, labels).
         dataset: where the held-out images come from.
-        network: convnet, resnet18, vgg11, alexnet, or several of them.
+        network: convnet, resnet18, vgg11, alexnet, a class of your own, package.module:Class, or
+            several of them.
         norm: their normalisation, or several: none, batch, instance, group, layer.
         width: channels of the first convolution; by default a ConvNet's is as distilled, and the
             others have their usual ones.
@@ -48,7 +49,7 @@ class EvaluateConfig:
     dataset: Annotated[
         str | None, tyro.conf.arg(help_behavior_hint="(default: what the set says)")
     ] = None
-    network: tuple[NetworkName, ...] = ("convnet",)
+    network: tuple[Network, ...] = ("convnet",)
     norm: Annotated[
         tuple[NormName, ...], tyro.conf.arg(help_behavior_hint="(default: as distilled)")
     ] = ()
@@ -74,9 +75,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.network:
             raise ValueError("network=() names none: give e.g. convnet.")
-        for name, known in (("network", NetworkName), ("norm", NormName)):
-            for value in getattr(self, name):
-                one_of(name, value, known)
+        for value in self.network:
+            check_name("network", value, NETWORKS, GROUP)
+        for value in self.norm:
+            one_of("norm", value, NormName)
         check_training(self)
         if self.full_steps is not None:
             at_least_one("full_steps", self.full_steps)

@@ -1,17 +1,31 @@
 """The names that settings may have, and what the command line says of those left open."""
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-MethodName = Literal["vig", "cig", "rig", "rcig", "frepo"]
-Solve = Literal["exact", "adam"]
+from ..networks import NETWORKS
+
+METHOD_NAMES = ("vig", "cig", "rig", "rcig", "frepo")
+METHOD_GROUP = "bilevel_distillation.methods"
+"""The entry points by which another package brings methods."""
+
+Solve = Literal["linear", "adam"]
 Init = Literal["real", "noise", "kmeans"]
 LinearSolver = Literal["auto", "cholesky", "cg"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Storage = Literal["auto", "floats", "bytes", "host"]
 Devices = int | Literal["all"]
 LabelName = Literal["soft", "hard"]
+
+
+def _named(names: Iterable[str]) -> Any:
+    return tyro.conf.arg(metavar="{" + ",".join([*names, "MODULE:CLASS"]) + "}")
+
+
+Method = Annotated[str, _named(METHOD_NAMES)]
+Network = Annotated[str, _named(NETWORKS)]
 
 # Settings that may stay open; the command line shows what is taken then.
 T = TypeVar("T")

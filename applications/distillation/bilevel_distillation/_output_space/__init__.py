@@ -1,4 +1,4 @@
-"""Linear algebra in the space of the outputs on the distilled images: m rows, C columns.
+"""Linear algebra in the space of the outputs: m rows, one a distilled image, and C columns.
 
 What is solved is `A x = b` with A = J J^T + R: J the Jacobian of the outputs with respect to the
 parameters that move, and R = ridge I + h h^T, which acts on each column alone. A has m C rows: few
@@ -16,6 +16,8 @@ from ._jacobian import Rows as Rows
 from ._kernel import Kernel as Kernel
 from ._krylov import Solution as Solution
 from ._krylov import Space as Space
+from ._linear import Linear as Linear
+from ._linear import linear_gradient as linear_gradient
 from ._system import MOST_FACTORISED as MOST_FACTORISED
 from ._system import LinearSolver as LinearSolver
 from ._system import System as System

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._parts import compiled, join
+from .._running import compiled, join
 from ._kernel import Outputs
 
 Tangent = PyTree[Array]

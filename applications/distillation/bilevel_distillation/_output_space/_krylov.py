@@ -3,20 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from bilevel import Result
 
-from .._parts import compiled, join
+from .._running import compiled, join, until
 from ._jacobian import Jacobian, Tangent, zeros_like
 from ._kernel import Kernel, Outputs
-
-MOST_UNROLLED = 16
-"""Steps up to which traced conjugate gradients are unrolled on a CPU, whose loops slow
-convolutions down tens of times.
-"""
 
 MOST_KEPT = 16
 """Directions of one solve that the next one keeps."""
@@ -86,7 +79,7 @@ class Solution(eqx.Module):
 
 
 class _State(eqx.Module):
-    """Of conjugate gradients; `gains` are the squares of the last four steps' lengths in the
+    """Where conjugate gradients are; `gains` are the squares of the last four steps' lengths in the
     norm of A, `gained` their sum over all steps, `first` the first of them; `pulled` is J^T x
     where there is no space.
     """
@@ -123,17 +116,11 @@ def conjugate_gradients(
 def _iterate(jacobian: Jacobian, kernel: Kernel, b, tolerance, max_steps, space) -> _State:
     state = _start(kernel, b, max_steps, space, None if space is not None else jacobian.at)
     limits = jnp.asarray(tolerance, b.dtype), jnp.asarray(max_steps)
-    if not isinstance(b, Tracer):
-        while not state.done:
-            state = _advance(jacobian, kernel, state, limits, space)
-        return state
-    if jax.default_backend() == "cpu" and max_steps <= MOST_UNROLLED:
-        for _ in range(max_steps):
-            after = _advance(jacobian, kernel, state, limits, space)
-            state = jax.tree.map(lambda old, new: jnp.where(state.done, old, new), state, after)  # noqa: B023
-        return state
-    return lax.while_loop(
-        lambda s: ~s.done, lambda s: _advance(jacobian, kernel, s, limits, space), state
+    return until(
+        lambda state: state.done,
+        lambda state: _advance(jacobian, kernel, state, limits, space),
+        state,
+        max_steps,
     )
 
 

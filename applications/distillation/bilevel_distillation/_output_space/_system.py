@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bilevel import Result
 
-from .._parts import compiled
+from .._running import compiled
 from ._jacobian import Jacobian, Rows
 from ._kernel import Kernel, Outputs
 from ._krylov import Searched, Solution, conjugate_gradients
@@ -51,7 +51,7 @@ class System(eqx.Module):
         Args:
             b: shape (m, classes).
             tolerance: relative error of x, in the norm of A, at which conjugate gradients stop.
-            max_steps: and their greatest number.
+            max_steps: of conjugate gradients, at most.
             searched: of an earlier solution: those directions are not searched again.
         """
         if self.factor is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from .._history import Snapshot, choose
+from .._artifacts import Snapshot, choose
 
 _MOST_BYTES = 4_500_000  # of pixels, of all moments; noise takes half as much again as text
 _STRIP_MOMENTS, _STRIP_IMAGES = 5, 10

@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from .._artifacts import one_line, read_bytes, write_whole
-from .._attack import TRAINED_ON, read_attack
+from .._artifacts import (
+    TRAINED_ON,
+    DistilledSet,
+    RunFolder,
+    Snapshot,
+    has,
+    in_words,
+    one_line,
+    own_version,
+    percent,
+    read_attack,
+    read_bytes,
+    spread,
+    write_whole,
+)
 from .._config import RunConfig, resolve
-from .._console import in_words, percent, spread
-from .._distilled import DistilledSet
-from .._folder import RunFolder
-from .._history import Snapshot
-from .._pictures import has
-from .._version import own_version
 from ._images import make_gallery
 from ._labels import show_labels
 from ._plots import learning_plots, solver_plots

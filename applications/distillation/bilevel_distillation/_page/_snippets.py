@@ -1,7 +1,6 @@
 """Code that loads a distilled set, right for the set at hand."""
 
-from .._card import FLIP_CODE, whiten_code
-from .._distilled import DistilledSet
+from .._artifacts import FLIP_CODE, DistilledSet, whiten_code
 
 _NUMPY = """import numpy as np
 

@@ -1,3 +1,5 @@
+"""What a network is to a method: a body, and a last layer that is known."""
+
 import abc
 import math
 from typing import Any

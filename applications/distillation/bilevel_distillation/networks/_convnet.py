@@ -1,3 +1,5 @@
+"""The ConvNet that distils."""
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Convolutions, poolings and activations."""
+
 import math
 from collections.abc import Callable
 from functools import reduce

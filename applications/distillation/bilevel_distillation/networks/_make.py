@@ -1,15 +1,16 @@
+"""Networks by their names."""
+
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
 from ._base import AbstractNetwork
 from ._convnet import ConvNet
+from ._find import find
 from ._layers import relu
 from ._plain import VGG11, AlexNet
 from ._resnet import ResNet18
-
-NetworkName = Literal["convnet", "resnet18", "vgg11", "alexnet"]
 
 NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
     "convnet": ConvNet,
@@ -17,6 +18,9 @@ NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
     "vgg11": VGG11,
     "alexnet": AlexNet,
 }
+
+GROUP = "bilevel_distillation.networks"
+"""The entry points by which another package brings networks."""
 
 
 def make_network(
@@ -35,7 +39,8 @@ def make_network(
     """The network of that name.
 
     Args:
-        name: convnet, resnet18, vgg11 or alexnet.
+        name: convnet, resnet18, vgg11, alexnet, one that an installed package brings, or a class
+            with the same arguments, package.module:Class.
         image_shape: height, width and channels.
         classes: number of outputs.
         width: channels of the first convolution; None: the usual ones (128, 64, 64 and 128).
@@ -49,13 +54,12 @@ def make_network(
     Raises:
         ValueError: an unknown name or norm; images that are too small.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}.")
+    kind = find("network", name, NETWORKS, GROUP)
     settings: dict[str, Any] = dict(
         padding=padding, norm=norm, activation=activation, dtype=dtype, key=key
     )
     if width is not None:
         settings["width"] = width
-    if depth is not None and name == "convnet":
+    if depth is not None and kind is ConvNet:
         settings["depth"] = depth
-    return NETWORKS[name](image_shape, classes, **settings)
+    return kind(image_shape, classes, **settings)

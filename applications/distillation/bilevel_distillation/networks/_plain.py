@@ -29,7 +29,7 @@ class AbstractChain(AbstractNetwork):
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
     shape: ClassVar[tuple[tuple[int, float, bool], ...]]
-    """Of each convolution: its size, its channels in units of the width, whether it is pooled."""
+    """For each convolution its size, its channels in units of the width, whether it is pooled."""
 
     def __init__(
         self,

@@ -1,3 +1,5 @@
+"""ResNet-18 for small images."""
+
 from collections.abc import Callable
 from typing import Any
 

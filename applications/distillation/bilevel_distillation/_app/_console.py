@@ -1,0 +1,179 @@
+"""What a run shows on the screen: progress with time left, messages, the final table."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from .._artifacts import in_words, percent, spread
+from .._judging import Ranking
+from .._running import Reporter
+
+LINE_SECONDS = 30.0
+
+
+class ConsoleReporter(Reporter):
+    """A progress bar on a terminal; elsewhere a line every half minute."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._description, self._total, self._done = "", 0, 0
+        self._began = self._printed = 0.0
+        self._first = 0
+
+    def __enter__(self) -> "ConsoleReporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the terminal as it was, also after an error."""
+        self.end()
+
+    def say(self, message: str) -> None:
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, description: str, total: int, done: int) -> None:
+        self._description, self._total, self._done, self._first = description, total, done, done
+        self._began = self._printed = time.monotonic()
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(
+                description, total=total, completed=done, figures=""
+            )
+
+    def advance(self, count: int, **figures: float) -> None:
+        self._done += count
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        if self._progress is not None:
+            self._progress.update(self._task, advance=count, figures=shown)
+            return
+        now = time.monotonic()
+        if now - self._printed >= LINE_SECONDS or self._done >= self._total:
+            self._printed = now
+            left = (now - self._began) / max(1, self._done - self._first)
+            left *= self._total - self._done
+            self.say(f"{self._description} {self._done}/{self._total}  {left:.0f} s left  {shown}")
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def results_table(results: dict[str, Any], title: str) -> Table:
+    """Accuracies of the distilled set and of the random subset, in percent."""
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("trained on")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("networks", justify="right")
+    rows = {"distilled": "distilled set", "random_subset": "random subset, same size"}
+    for key, name in rows.items():
+        if key in results:
+            table.add_row(name, percent(results[key]), str(len(results[key])))
+    return table
+
+
+def architectures_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """One row for each network with its normalisation; accuracies in percent."""
+    table = Table(title=Text(title), title_justify="left")
+    for name in ("network", "norm"):
+        table.add_column(name)
+    names = {"distilled": "distilled set", "random_subset": "random subset, same size"}
+    shown = {key: name for key, name in names.items() if key in rows[0]}
+    for name in shown.values():
+        table.add_column(name, justify="right")
+    table.add_column("networks", justify="right")
+    for row in rows:
+        found = [percent(row[key]) for key in shown]
+        table.add_row(row["network"], row["norm"], *found, str(len(row["distilled"])))
+    return table
+
+
+def ranking_table(ranking: Ranking, title: str) -> Table:
+    """The scores of DD-Ranking, and the accuracies in percent that they come from."""
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("DD-Ranking")
+    table.add_column("distilled set", justify="right")
+    table.add_column("compared to", justify="right")
+    table.add_column("that is")
+    random = "random subset, same size"
+    for name, one, other, what in (
+        ("this recipe", ranking.distilled, ranking.random, random),
+        ("hard labels", ranking.distilled_hard, ranking.full_hard, "all training images"),
+        ("augmented", ranking.distilled_augmented, ranking.random_augmented, random),
+        ("not augmented", ranking.distilled_plain, ranking.random_plain, random),
+    ):
+        table.add_row(name, percent([one]), percent([other]), what)
+    table.add_section()
+    table.add_row("label-robust score", f"{ranking.label_robust_score:.1f}")
+    table.add_row("augmentation-robust score", f"{ranking.augmentation_robust_score:.1f}")
+    return table
+
+
+def attack_table(results: Mapping[str, Any], title: str) -> Table:
+    """AUC of each attacker, and test accuracy in percent; a column for each kind of training data.
+
+    Figures are means ± standard deviations over networks.
+    """
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("attacker, AUC")
+    kinds = {
+        "distilled": "distilled set",
+        "random_subset": "random subset, same size",
+        "real_data": "real data",
+    }
+    for name in kinds.values():
+        table.add_column(name, justify="right")
+    for attacker in results["distilled"][0]["auc"]:
+        found = [[one["auc"][attacker] for one in results[kind]] for kind in kinds]
+        table.add_row(in_words(attacker), *map(spread, found))
+    table.add_section()
+    accuracies = [[one["test_accuracy"] for one in results[kind]] for kind in kinds]
+    table.add_row("test accuracy", *map(percent, accuracies))
+    table.add_row("networks", *(str(len(results[kind])) for kind in kinds))
+    return table
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """A row for each setting: what varied, and accuracies in percent, over seeds."""
+    table = Table(title=Text(title), title_justify="left")
+    for name in rows[0]["varied"]:
+        table.add_column(name)
+    for name in ("distilled set", "random subset, same size", "runs", "failed"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        found = [_over_seeds(row[kind]) for kind in ("distilled", "random_subset")]
+        counts = str(row["seeds"]), str(row["failed"] or "")
+        table.add_row(*map(str, row["varied"].values()), *found, *counts)
+    return table
+
+
+def _over_seeds(found: Mapping[str, float | None]) -> str:
+    mean, deviation = found["mean"], found["deviation"]
+    if mean is None:
+        return "\N{EN DASH}"
+    if deviation is None:
+        return f"{100 * mean:.1f} %"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"

@@ -1,0 +1,349 @@
+"""A run: a distillation in a folder, which resumes where it stopped."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._artifacts import Checkpoints, DistilledSet, RunFolder, Snapshot, moments
+from .._config import RunConfig
+from .._engine import Distillation, Diverged, Metrics, State, load_data
+from .._judging import Held, hold, judge, judge_random_subsets
+from .._running import Quiet, from_first, in_any, is_first
+from .._running import Reporter as Reporter
+from ..data import PRESETS, check_apart
+from ._finish import finish, missing
+
+FLUSH_EVERY = 20
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Distil a data set: train, evaluate, draw and export, in the folder `config.out`.
+
+    A run that the folder holds goes on from its last checkpoint, to the same bits; one that is
+    complete is only read, and what is missing of its pictures, export and page is drawn.
+
+    Of several processes, all of which must call, the first alone writes and reports; to the others
+    the folder need not be visible.
+
+    Returns:
+        The results: test accuracies of networks trained on the distilled set (`distilled`) and on
+        random subsets of the same size (`random_subset`).
+
+    Raises:
+        ValueError: settings or data that cannot work, before anything is computed; another process
+            is at work on this run; a file of it is damaged.
+        OSError: a file cannot be read or written.
+        Interrupted: a signal asked to stop; call again to go on.
+    """
+    reporter = reporter if reporter is not None and is_first() else Quiet()
+    if config.float64:
+        jax.config.update("jax_enable_x64", True)
+    folder = RunFolder(config.out)
+    try:
+        return _run(config, folder, reporter)
+    finally:
+        folder.release()
+
+
+def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+    if config.dataset not in ("digits", *PRESETS):
+        check_apart(config.dataset, config.out)
+    preprocessor, data = from_first(folder.open), load_data(config)
+    if preprocessor is not None and preprocessor.image_shape != data.image_shape:
+        preprocessor = None  # of other settings or data, which is said below
+    distillation = Distillation(config, data, preprocessor)
+
+    def claim() -> tuple[DistilledSet | None, dict[str, Any] | None]:
+        folder.check_free()
+        folder.lock()
+        if not folder.claim(distillation.config):
+            return None, None
+        distilled = folder.sound(folder.distilled, folder.read_distilled)
+        return distilled, folder.sound(folder.results, folder.read_results)
+
+    distilled, results = from_first(claim)
+    if distilled is None or results is None:
+        from_first(lambda: folder.keep_data(data.fingerprint()))
+    if is_first():
+        folder.keep_preprocessor(distillation.preprocessor)
+    if distilled is not None and results is not None:
+        if is_first():
+            _complete(folder, distilled, results, reporter)
+        return results
+    _say_of_mirrors(config, distillation, reporter)
+    held = hold(distillation.data, distillation.preprocessor)
+    if distilled is None:
+        _distil(distillation, held, folder, reporter, is_judged=results is not None)
+        distilled = distillation.distilled()
+        if is_first():
+            folder.keep_distilled(distilled)
+    if results is None:
+        results = _judge(distillation, held, distilled, reporter)
+
+    def end() -> dict[str, Any]:
+        folder.write_json(folder.results, results)
+        _say_if_loose(distillation.config, folder, reporter)
+        drawn = (folder.images, folder.curve, folder.dataset, folder.report)
+        finish(folder, distilled, results, [path.name for path in drawn], reporter)
+        return results
+
+    return from_first(end)
+
+
+def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Reporter) -> None:
+    in_colour = distillation.data.image_shape[2] == 3
+    if config.flip is None and in_colour and config.dataset not in PRESETS:
+        reporter.say(
+            "mirror images are not used, because nothing tells whether these images may be "
+            "mirrored: --flip uses them."
+        )
+
+
+def _complete(
+    folder: RunFolder, distilled: DistilledSet, results: dict[str, Any], reporter: Reporter
+) -> None:
+    reporter.say(f"{folder.path} holds this run, complete.")
+    finish(folder, distilled, results, missing(folder), reporter)
+
+
+def _distil(
+    distillation: Distillation,
+    held: Held,
+    folder: RunFolder,
+    reporter: Reporter,
+    is_judged: bool,
+) -> None:
+    checkpoints = Checkpoints(folder.checkpoints) if is_first() else None
+    try:
+        restored = _restore(distillation, checkpoints)
+        if is_judged and (restored is None or restored[0] < distillation.total):
+            raise ValueError(
+                f"{str(folder.distilled)!r} is lost, and no checkpoint of the last iteration is "
+                "left to make it from: restore it, or move results.json away to distil anew."
+            )
+        if restored is None:
+            if checkpoints is not None:
+                folder.begin_anew(keep=checkpoints.lost)
+            _start(distillation, held, folder, reporter)
+        else:
+            distillation.restore(*restored)
+            if is_first():
+                folder.cut_metrics(distillation.iteration)
+                folder.history.cut(distillation.iteration)
+            reporter.say(f"resuming {folder.path} after iteration {distillation.iteration}.")
+        _iterate(distillation, held, folder, checkpoints, reporter)
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
+
+
+def _restore(
+    distillation: Distillation, checkpoints: Checkpoints | None
+) -> tuple[int, State, dict[str, Any]] | None:
+    """What the first process reads, in all of them."""
+    template = distillation.whole_state()
+    arrays, static = eqx.partition(template, eqx.is_array)
+
+    def read():
+        assert checkpoints is not None
+        found = checkpoints.restore(template)
+        if found is None:
+            return None
+        iteration, state, notes = found
+        kept = eqx.filter(state, jax.tree.map(eqx.is_array, template))
+        return iteration, jax.tree.leaves(kept), notes
+
+    found = from_first(read)
+    if found is None:
+        return None
+    iteration, leaves, notes = found
+    arrays = jax.tree.unflatten(jax.tree.structure(arrays), map(jnp.asarray, leaves))
+    return iteration, eqx.combine(arrays, static), notes
+
+
+def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> None:
+    """Tell where the adjoint was not solved to what was asked for."""
+    if config.solve != "linear":
+        return
+    try:
+        records = folder.read_metrics()
+    except (ValueError, OSError) as error:
+        return reporter.warn(str(error))
+    for name, setting, slack in (
+        ("adjoint_error", "tolerance", 1.5),
+        ("adjoint_residual", "residual", 2),
+    ):
+        asked = getattr(config, setting)
+        found = [record[name] for record in records if name in record]
+        typical = float(np.median(found[-100:])) if found else 0.0
+        if typical > slack * asked:
+            advice = "" if name == "adjoint_error" else (
+                ", or mind that this method's inner problem is not convex")  # fmt: skip
+            reporter.say(
+                f"the adjoint's relative {name[8:]} was {typical:.1g} of late, above "
+                f"{setting}={asked:g}, so its gradients are rough: raise "
+                f"--max-cg-steps (now {config.max_cg_steps}){advice}."
+            )
+
+
+def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
+    if distillation.recipe.has_rates:
+        reporter.say("tuning the learning rates of the inner problem and the adjoint.")
+        rates = distillation.tune()
+        reporter.say(f"rates: inner {rates.inner:.3g}, adjoint {rates.adjoint:.3g}.")
+    _measure(distillation, held, folder)
+    _keep_snapshot(distillation, folder)
+
+
+def _iterate(
+    distillation: Distillation,
+    held: Held,
+    folder: RunFolder,
+    checkpoints: Checkpoints | None,
+    reporter: Reporter,
+) -> None:
+    config, total = distillation.config, distillation.total
+    measure_every = max(1, total // config.curve_points)
+    snapshots = moments(total, config.curve_points)
+    pending: list[tuple[int, float, Metrics]] = []
+    last_saved = time.monotonic()
+    first, seconds = distillation.iteration, distillation.seconds
+    reporter.begin("distilling", total, distillation.iteration)
+    with _Signals() as signals:
+        while distillation.iteration < total:
+            metrics = _unless_diverged(distillation.step, pending, folder, reporter)
+            iteration = distillation.iteration
+            pending.append((iteration, distillation.seconds, metrics))
+            due = time.monotonic() - last_saved >= config.checkpoint_seconds
+            caught, due = in_any(signals.caught, due)
+            stop = caught or iteration == total
+            save = stop or due
+            if save or len(pending) >= FLUSH_EVERY:
+                _flush(pending, folder, reporter, sync=save)
+                pending = []
+            if iteration == first + 2:
+                _say_if_long(distillation, seconds, reporter)
+            seconds = distillation.seconds
+            if save or iteration % measure_every == 0 or iteration in snapshots:
+                _unless_diverged(distillation.check, pending, folder, reporter)
+            if iteration % measure_every == 0 and iteration < total:
+                _measure(distillation, held, folder)
+            if iteration in snapshots:
+                _keep_snapshot(distillation, folder)
+            if save:
+                state, notes = distillation.whole_state(), distillation.notes()
+                if checkpoints is not None:
+                    checkpoints.save(iteration, state, notes)
+                last_saved = time.monotonic()
+            if stop:
+                break
+    reporter.end()
+    if distillation.iteration < total:
+        raise Interrupted(
+            f"stopped after iteration {distillation.iteration}; "
+            "the same command goes on from there."
+        )
+
+
+def _unless_diverged(do: Callable[[], Any], pending, folder: RunFolder, reporter: Reporter) -> Any:
+    """What `do` gives; where the run diverged, the metrics until then are kept."""
+    try:
+        return do()
+    except Diverged:
+        if pending:
+            _flush(pending, folder, reporter, sync=True)
+        raise
+
+
+def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
+    """By the time of the second meta-iteration, which compiles nothing."""
+    from .._engine import advise
+
+    left = distillation.total - distillation.iteration
+    advice = advise(distillation, distillation.seconds - before, left)
+    if advice is not None:
+        reporter.say(f"{advice}.")
+
+
+def _flush(pending, folder: RunFolder, reporter: Reporter, sync: bool) -> None:
+    records = []
+    for iteration, seconds, metrics in pending:
+        values = {name: float(value) for name, value in metrics.values.items()}
+        finite = {name: value for name, value in values.items() if np.isfinite(value)}
+        records.append({"iteration": iteration, "seconds": round(seconds, 3)} | finite)
+    if is_first():
+        folder.append_metrics(records, sync)
+    last = records[-1]
+    shown = {name: last[name] for name in ("loss", "accuracy") if name in last}
+    reporter.advance(len(records), **shown)
+
+
+def _measure(distillation: Distillation, held: Held, folder: RunFolder) -> None:
+    """One network trained on the current average, for the learning curve."""
+    config = distillation.config
+    one = replace(config, evaluation=replace(config.evaluation, repeats=1))
+    (accuracy,) = judge(one, held, distillation.distilled(), seed=distillation.iteration)
+    record = {"iteration": distillation.iteration, "seconds": round(distillation.seconds, 3)}
+    if is_first():
+        folder.append_metrics([record | {"test_accuracy": accuracy}])
+
+
+def _keep_snapshot(distillation: Distillation, folder: RunFolder) -> None:
+    distilled = distillation.distilled()
+    if is_first():
+        folder.history.keep(Snapshot.of(distilled, distillation.iteration))
+
+
+class _Signals:
+    """Remembers that Ctrl-C or a termination signal came, or that the terminal was closed, instead
+    of stopping in mid-step.
+    """
+
+    def __init__(self):
+        self.caught = False
+
+    def __enter__(self) -> "_Signals":
+        self._before = {}
+        try:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                    self._before[number] = signal.signal(number, self._catch)
+        except ValueError:  # not the main thread: signals are somebody else's
+            pass
+        return self
+
+    def _catch(self, number, frame) -> None:
+        self.caught = True
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _judge(
+    distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
+) -> dict[str, Any]:
+    config, data = distillation.config, distillation.data
+    reporter.begin("evaluating", 2 * config.evaluation.repeats, 0)
+
+    def done(accuracy: float) -> None:
+        reporter.advance(1, accuracy=accuracy)
+
+    results = {
+        "distilled": judge(config, held, distilled, done=done),
+        "random_subset": judge_random_subsets(config, data, held, distilled, done=done),
+    }
+    reporter.end()
+    return results

@@ -1,0 +1,142 @@
+"""What a distilled set is worth: networks trained on it, and on real images by the same recipe."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._artifacts import DistilledSet
+from .._config import RunConfig
+from .._engine import MakeNetwork, judging_maker
+from .._problem import Coreset, centred_one_hot, choose_per_class
+from ..data import ImageData, Preprocessor
+from ._evaluation import evaluate
+
+
+class Held(eqx.Module):
+    """The held-out images, preprocessed, on the device."""
+
+    images: Float[Array, "n height width channels"]
+    labels: Int[Array, " n"]
+
+
+def hold(data: ImageData, preprocessor: Preprocessor) -> Held:
+    """Preprocess the held-out images."""
+    return Held(jnp.asarray(preprocessor(data.test_images)), jnp.asarray(data.test_labels))
+
+
+def match_classes(
+    distilled: DistilledSet, data: ImageData, say: Callable[[str], None] = lambda message: None
+) -> DistilledSet:
+    """The distilled set with its classes in the order of the data's, matched by their names.
+
+    Where one side has numbers in place of names, they are matched by number, which is said.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    ours, theirs = distilled.class_names, data.class_names
+    if ours == theirs:
+        return distilled
+    if len(ours) == len(theirs) == len(set(ours)) and set(ours) == set(theirs):
+        order = np.array([ours.index(name) for name in theirs])
+        return replace(
+            distilled,
+            labels=distilled.labels[:, order],
+            classes=np.argsort(order)[distilled.classes].astype(np.int32),
+            class_names=theirs,
+        )
+    if len(ours) == len(theirs) and tuple(map(str, range(len(ours)))) in (ours, theirs):
+        side = "the distilled set" if ours[0] == "0" else f"dataset={data.name!r}"
+        say(f"{side} has numbers in place of names of classes: they are matched by number.")
+        return replace(distilled, class_names=theirs)
+    odd = [name for name in (*ours, *theirs) if (ours.count(name), theirs.count(name)) != (1, 1)]
+    raise ValueError(
+        f"the distilled set has the classes {_some(ours)}, but dataset={data.name!r} has "
+        f"{_some(theirs)}, which do not match at {odd[0]!r}: name the data set that it was "
+        "distilled from."
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
+
+def judge(
+    config: RunConfig,
+    held: Held,
+    distilled: DistilledSet,
+    *,
+    seed: int = 0,
+    done: Callable[[float], None] = lambda accuracy: None,
+    make_network: MakeNetwork | None = None,
+) -> list[float]:
+    """Test accuracies of networks trained on a distilled set, by the config's recipe.
+
+    Args:
+        config: complete settings: the network, the evaluation, the seed.
+        held: the held-out images.
+        distilled: what to train on.
+        seed: another one gives other networks.
+        done: called with each accuracy as it comes.
+        make_network: a function from a key to a network, in place of the config's.
+    """
+    labels, classes = distilled.labels, distilled.labels.shape[1]
+    if config.evaluation.labels == "hard":
+        labels = centred_one_hot(labels.argmax(1), classes)
+    images, labels = Coreset(
+        jnp.asarray(distilled.images), jnp.asarray(labels), jnp.zeros(()), distilled.flip
+    ).support()
+    height, width, channels = distilled.images.shape[1:]
+    maker = make_network or judging_maker(config, (height, width, channels), classes)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), seed)
+    return evaluate(images, labels, held.images, held.labels, maker, config.evaluation, key, done)
+
+
+def judge_random_subsets(
+    config: RunConfig,
+    data: ImageData,
+    held: Held,
+    distilled: DistilledSet,
+    *,
+    done: Callable[[float], None] = lambda accuracy: None,
+    make_network: MakeNetwork | None = None,
+) -> list[float]:
+    """The same for random subsets of the same size, a new one for each network."""
+    accuracies = []
+    one = replace(config, evaluation=replace(config.evaluation, repeats=1))
+    for i in range(config.evaluation.repeats):
+        rng = np.random.default_rng([config.seed, 2, i])
+        rows = choose_per_class(data.train_labels, data.classes, config.ipc, rng)
+        subset = _real_images(data, rows, distilled)
+        accuracies += judge(one, held, subset, seed=i, done=done, make_network=make_network)
+    return accuracies
+
+
+def judge_all_data(
+    config: RunConfig,
+    data: ImageData,
+    held: Held,
+    distilled: DistilledSet,
+    *,
+    done: Callable[[float], None] = lambda accuracy: None,
+) -> list[float]:
+    """The same for the whole training set, which has hard labels."""
+    rows = np.arange(data.train_images.shape[0])
+    return judge(config, held, _real_images(data, rows, distilled), done=done)
+
+
+def _real_images(data: ImageData, rows, distilled: DistilledSet) -> DistilledSet:
+    """Training images, in place of distilled ones."""
+    labels = data.train_labels[rows]
+    return replace(
+        distilled,
+        images=distilled.preprocessor(data.train_images[rows]),
+        labels=centred_one_hot(labels, data.classes),
+        classes=labels.astype(np.int32),
+    )

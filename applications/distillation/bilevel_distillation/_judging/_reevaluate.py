@@ -1,0 +1,216 @@
+"""Judging a distilled set again: a run's, an exported one, or one made elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._artifacts import DistilledSet, NoPreprocessor, RunFolder, load_hf
+from .._config import EvaluateConfig, EvaluationConfig, RunConfig, resolve
+from .._engine import check_judges, load_data
+from .._running import Reporter
+from ..data import ImageData, Preprocessor, check_images_per_class
+from ._judge import Held, hold, judge, judge_all_data, judge_random_subsets, match_classes
+from ._ranking import Ranking
+
+
+def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Accuracies, as fractions, for the set at `asked.path`.
+
+    Returns:
+        For one network with one normalisation what `run` returns: `distilled` and, with
+        `asked.baseline`, `random_subset`, a list each; with `asked.ranking` a `Ranking` as
+        `ranking`. For several a `table`: a list of such dictionaries with `network` and `norm`.
+
+    Raises:
+        ValueError: no distilled set is there, or it does not fit the data set or a network.
+    """
+    reporter = reporter or Reporter()
+    distilled, config = _open(asked)
+    if distilled is not None and asked.zca is not None:
+        raise ValueError(
+            f"zca={asked.zca} is for a set made elsewhere: {str(asked.path)!r} says itself how its "
+            "images were preprocessed, so leave zca out."
+        )
+    if not config.dataset:
+        raise ValueError(
+            f"dataset is not known from {str(asked.path)!r} itself: name it, e.g. --dataset "
+            "cifar10."
+        )
+    data = load_data(config)
+    if distilled is None:
+        distilled = _read_foreign(asked, data)
+    elif asked.flip is not None:
+        distilled = replace(distilled, flip=asked.flip)
+    _check_fit(distilled, data)
+    distilled = match_classes(distilled, data, reporter.say)
+    configs = _configs(asked, config, distilled, data)
+    held = hold(data, distilled.preprocessor)
+    sets = 6 if asked.ranking and asked.labels == "soft" else 5 if asked.ranking else 1
+    sets += asked.baseline and not asked.ranking
+    reporter.begin("evaluating", len(configs) * sets * asked.repeats, 0)
+
+    def done(accuracy: float) -> None:
+        reporter.advance(1, accuracy=accuracy)
+
+    table = []
+    for one in configs:
+        judges = _Judges(one, data, held, distilled, done)
+        pair = {"network": one.evaluation.network, "norm": one.evaluation.norm or one.norm}
+        table.append(pair | _judge(judges, asked))
+    reporter.end()
+    if len(table) > 1:
+        return {"table": table}
+    return {key: found for key, found in table[0].items() if key not in ("network", "norm")}
+
+
+def _configs(
+    asked: EvaluateConfig, config: RunConfig, distilled: DistilledSet, data: ImageData
+) -> list[RunConfig]:
+    """Complete settings for each network with each normalisation, checked."""
+    ipc = max(1, len(distilled.images) // data.classes)
+    if asked.baseline or asked.ranking:
+        check_images_per_class(data, ipc)
+    sizes = {name: getattr(asked, name) for name in ("depth", "padding")}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    config = replace(config, ipc=ipc, seed=asked.seed, **given)
+    config = replace(config, zca=distilled.preprocessor.whitening is not None)
+    configs = []
+    for evaluation in asked.evaluations():
+        one = replace(config, evaluation=evaluation)
+        configs.append(resolve(one, data.image_shape, data.classes))
+        check_judges(configs[-1], data.image_shape, data.classes)
+    return configs
+
+
+class _Judges:
+    """Accuracies by one recipe and by changes of it, each measured once."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        held: Held,
+        distilled: DistilledSet,
+        done: Callable[[float], None],
+    ):
+        self.config, self.data, self.held = config, data, held
+        self._distilled, self._done = distilled, done
+        self._seen: dict[tuple[str, EvaluationConfig], list[float]] = {}
+
+    def distilled(self, **changes: Any) -> list[float]:
+        return self._measure("distilled", changes, lambda one: judge(
+            one, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def random(self, **changes: Any) -> list[float]:
+        return self._measure("random", changes, lambda one: judge_random_subsets(
+            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def all_data(self, **changes: Any) -> list[float]:
+        return self._measure("all", changes, lambda one: judge_all_data(
+            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+
+    def _measure(self, of: str, changes: dict[str, Any], run: Callable) -> list[float]:
+        evaluation = replace(self.config.evaluation, **changes)
+        key = of, evaluation
+        if key not in self._seen:
+            self._seen[key] = run(replace(self.config, evaluation=evaluation))
+        return self._seen[key]
+
+
+def _judge(judges: _Judges, asked: EvaluateConfig) -> dict[str, Any]:
+    results: dict[str, Any] = {"distilled": judges.distilled()}
+    if asked.baseline or asked.ranking:
+        results["random_subset"] = judges.random()
+    if asked.ranking:
+        steps = asked.full_steps or judges.config.evaluation.steps
+        results["ranking"] = Ranking(
+            *(
+                float(np.mean(accuracies))
+                for accuracies in (
+                    results["distilled"],
+                    results["random_subset"],
+                    judges.distilled(labels="hard"),
+                    judges.all_data(steps=steps),
+                    judges.distilled(augment=True),
+                    judges.random(augment=True),
+                    judges.distilled(augment=False),
+                    judges.random(augment=False),
+                )
+            )
+        )
+    return results
+
+
+def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
+    """The set at the path, None if only its data set tells how to read it, and how it was made."""
+    path, folder = asked.path, RunFolder(asked.path)
+    if not path.exists():
+        raise ValueError(
+            f"path={str(path)!r} does not exist: give a run's folder, an exported folder or an "
+            ".npz file."
+        )
+    if folder.config.exists():
+        if not folder.distilled.exists():
+            raise ValueError(
+                f"path={str(path)!r} holds a run that is not finished: run it to its end."
+            )
+        config = folder.read_config()
+        distilled = folder.read_distilled()
+        # Columns and splits are those of the run's own data set.
+        return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
+    try:
+        distilled = load_hf(path) if path.is_dir() else DistilledSet.load_npz(path)
+    except NoPreprocessor:
+        return None, RunConfig(dataset=asked.dataset or "")
+    known = distilled.provenance
+    names = ("width", "depth", "padding")
+    sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
+    if isinstance(known.get("norm"), str):
+        sizes["norm"] = known["norm"]
+    return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
+
+
+def _elsewhere(config: RunConfig, dataset: str) -> RunConfig:
+    own = {"image_column", "label_column", "train_split", "test_split", "resolution", "samples"}
+    return replace(config, dataset=dataset, **dict.fromkeys(own))
+
+
+def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
+    """An .npz that does not say how its images were preprocessed: as the paper does it."""
+    # Quickly, to see that it fits, before ZCA, which takes its time.
+    plain = Preprocessor.fit(data.train_images, zca=False)
+    distilled = DistilledSet.load_npz(asked.path, preprocessor=plain, flip=asked.flip)
+    _check_fit(distilled, data)
+    _check_preprocessed(distilled.images, asked.path)
+    whiten = data.image_shape[2] == 3 if asked.zca is None else asked.zca
+    fitted = Preprocessor.fit(data.train_images, zca=True) if whiten else plain
+    return replace(distilled, preprocessor=fitted)
+
+
+def _check_preprocessed(images: np.ndarray, path: Path) -> None:
+    """Images that networks are trained on are about zero, in steps of nothing."""
+    if images.min() < 0:
+        return
+    if images.max() <= 1:
+        held = "pixels from 0 to 1"
+    elif images.max() <= 255 and (np.rint(images) == images).all():
+        held = "pixels from 0 to 255"
+    else:
+        return
+    raise ValueError(
+        f"images of {str(path)!r} are {held}, and not preprocessed: standardise them, as "
+        "bilevel_distillation.data.Preprocessor does, and store those."
+    )
+
+
+def _check_fit(distilled: DistilledSet, data: ImageData) -> None:
+    shape, classes = distilled.images.shape[1:], distilled.labels.shape[1]
+    if shape != data.image_shape or classes != data.classes:
+        raise ValueError(
+            f"the distilled set has images of shape {shape} and {classes} classes, but "
+            f"dataset={data.name!r} has {data.image_shape} and {data.classes}: name the data set "
+            "that it was distilled from."
+        )

@@ -1,0 +1,31 @@
+"""FRePo: the body as it is drawn, and the last layer in closed form."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._losses import squared_error
+from ._reparameterized import AbstractReparameterized
+
+
+class FRePo(AbstractReparameterized):
+    """Neural feature regression (Zhou et al., 2022): RCIG with the body frozen, u = 0.
+
+    Attributes:
+        platt: the Platt loss instead of the squared error.
+    """
+
+    platt: bool = eqx.field(default=False, static=True)
+    implicit = False
+
+    def start(self, network):
+        return jax.tree.map(lambda leaf: None, network)
+
+    def features_and_offset(self, theta, network, images):
+        features, outputs = network.features_and_outputs(images)
+        return features, jnp.zeros_like(outputs)
+
+    def loss(self, predictions, targets, coreset):
+        if self.platt:
+            return super().loss(predictions, targets, coreset)
+        return squared_error(predictions, targets - 1 / targets.shape[1])

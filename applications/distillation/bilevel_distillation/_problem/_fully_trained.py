@@ -1,0 +1,35 @@
+"""Methods that train all layers: the outer loss is the squared error."""
+
+import abc
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._running import in_parts
+from ..networks import AbstractNetwork
+from ._implicit import AbstractImplicit, Images, sum_of_squares
+from ._losses import squared_error
+from ._method import OneHot
+
+
+class AbstractFullyTrained(AbstractImplicit):
+    """VIG and CIG: all layers are trained, and the outer loss is the squared error."""
+
+    direct = False
+
+    @abc.abstractmethod
+    def predict(self, theta: PyTree[Array], network: AbstractNetwork, images: Images) -> OneHot:
+        """The inner problem's model."""
+
+    def inner(self, theta, coreset, network, *, key=None):
+        images, labels = coreset.support()
+        error = self.on_support(self.predict, theta, network, images, key) - labels
+        loss = 0.5 * jnp.sum(error**2) + 0.5 * self.ridge(coreset) * sum_of_squares(theta)
+        return self.per_output(loss, coreset)
+
+    def outer(self, theta, coreset, network, images, targets, key=None):
+        predictions = in_parts(lambda x: self.predict(theta, network, x), images, self.microbatch)
+        return self.loss(predictions, targets, coreset), predictions
+
+    def loss(self, predictions, targets, coreset):
+        return squared_error(predictions, targets - 1 / targets.shape[1])
