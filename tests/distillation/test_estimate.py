@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bilevel_distillation._engine._estimate import LONG, SHORTER, advise, estimate
 
-from bilevel_distillation import Distillation, EvaluationConfig, Reporter, RunConfig, _estimate, run
+from bilevel_distillation import Distillation, EvaluationConfig, Reporter, RunConfig, run
 from bilevel_distillation._config import resolve
+from bilevel_distillation._engine import _estimate
+from bilevel_distillation._engine._estimate import LONG, SHORTER, advise, estimate
 from bilevel_distillation.data import ImageData
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+
+from bilevel_distillation import RunConfig
+from bilevel_distillation._config import resolve
+from bilevel_distillation._engine import _needs
 from bilevel_distillation._engine._makers import distilling_maker
 from bilevel_distillation._engine._needs import check_room
-
-from bilevel_distillation import RunConfig, _needs
-from bilevel_distillation._config import resolve
 from bilevel_distillation.data import ImageData
 
 only_on_a_cpu = pytest.mark.skipif(
