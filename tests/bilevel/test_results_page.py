@@ -13,10 +13,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(scope="module")
 def results():
+    sys.path.insert(0, str(DOCS))  # as for a script
     spec = spec_from_file_location("results_page", DOCS / "results.py")
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(DOCS))
     return module
 
 
@@ -71,6 +73,12 @@ MEASURED = {
         "batch": {"others": {}, "columns": ["seconds", "10^9 operations"],
                   "rows": [[64, [0.5, 10.0]], [1024, [4.5, 160.0]]],
                   "exponents": {"seconds": 0.97, "10^9 operations": 1.0}}}},
+    "fuzz": {"units": {"1": {by: {
+        "LBFGS": {"right": 1200, "said": 34, "silently wrong": 0},
+        "all": {"right": 1200, "said": 34, "silently wrong": 0}} for by in ("solver", "inverse")}}},
+    "fuzz_units": {"units": {"1": {}, "1e-08": {
+        "moved": {"right -> said": 2},
+        "solver": {"all": {"right": 1, "said": 2, "silently wrong": 0}}}}},
     "accuracy_over_time": {"machine": CPU, "records": [
         {"variant": "A", "seed": s, "points": [
             {"seconds": t, "accuracies": [a + 0.01 * s]} for t, a in ((0.0, 0.5), (300.6, 0.75))
@@ -136,6 +144,8 @@ def test_what_was_measured_is_beside_the_papers(results, tmp_path):
         ["200", "9.9 ± 0.3", "1.5", "45.9 ± 0.4", "10.0"],
         ["full", "26.7"],
         ["batch", "64 to 1,024", "0.5 to 4.5", "0.97", "1.00"],
+        ["LBFGS", "1,200", "34", "0"],
+        ["times 1e-08", "2", "0"],
         ["A", "75.5 ± 0.5"],
         ["", "300 s"],
     ]:

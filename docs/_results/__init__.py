@@ -1,0 +1,1 @@
+"""The parts of the page of results; see docs/results.py."""

@@ -1,0 +1,131 @@
+"""Sections on the toolkit and on faults."""
+
+import math
+from typing import Any
+
+from ._writing import OPEN, Read, on, power, short, table
+
+
+def toolkit(read: Read) -> list[str]:
+    parts = ["## The toolkit"]
+    peers, inverses = read("peers"), read("inverses")
+    if peers is None:
+        parts.append(f"Beside other libraries: {OPEN}.")
+    else:
+        names = ["jaxopt", "optimistix", "torchopt"]
+        rows = []
+        for one in peers["results"]:
+            by = {row["contestant"]: row for row in one["rows"]}
+            ours = min((by["bilevel"], by["bilevel, jit"]), key=lambda row: row["milliseconds"])
+            cells = [
+                f"{by[n]['ratio']:.2f}{' *' if by[n]['error'] > 1.5e-3 else ''}"
+                if n in by
+                else None
+                for n in names
+            ]
+            rows.append([one["problem"], f"{ours['milliseconds']:.1f}", power(ours["error"]),
+                         *cells])  # fmt: skip
+        versions = [f"{name} {peers['peers'][name]}" for name in names if name in peers["peers"]]
+        parts += [
+            "One hypergradient by conjugate gradients at the same solution and accuracy: ours, and "
+            "how many times as long the others take (`benchmarks/peers.py`). A star: at an error "
+            "above 1.5e-3, where 1e-3 was asked for.",
+            table(["problem", "ours, ms", "our error", *versions], rows),
+        ]
+    parts += best_inverses(inverses)
+    if derivatives := read("derivatives"):
+        rows = [[r["what"], r["way"], short(r["milliseconds"]), f"{r['ratio']:.1f}"]
+                for r in derivatives["results"]]  # fmt: skip
+        parts += ["What two choices inside are worth (`benchmarks/derivatives.py`):",
+                  table(["what", "way", "ms", "times the best"], rows)]  # fmt: skip
+    if loops := read("loops"):
+        rows = [[r["network"], r["way"], short(1000 * r["seconds"]),
+                 short(r["first_call_seconds"])] for r in loops["results"]]  # fmt: skip
+        parts += [f"{loops['steps']} gradient steps on a CPU, and how they are run "
+                  "(`benchmarks/loops.py`):",
+                  table(["network", "way", "ms", "first call, s"], rows)]  # fmt: skip
+    return parts
+
+
+def best_inverses(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return [f"Inverse Hessians: {OPEN}."]
+    shown = [r for r in found["results"] if r["dtype"] == "float32" and r["spectrum"] == "even"]
+    methods_ = list(dict.fromkeys(row["method"] for r in shown for row in r["rows"]))
+    rows = []
+    for method in methods_:
+        cells = []
+        for one in shown:
+            own = [row for row in one["rows"] if row["method"] == method]
+            finite = [row for row in own if math.isfinite(row["error"] or math.nan)]
+            best = min(finite, key=lambda row: row["error"], default=None)
+            cells.append(best and f"{power(best['error'], 0)} ({short(best['milliseconds'])} ms)")
+        rows.append([method, *cells])
+    heads = [f"condition {r['condition']:,.0f}" for r in shown]
+    return [
+        "Inverse Hessians: the least error that each reaches with any of its settings, and the "
+        f"time of that one ({found['settings']['size']} parameters, even spectrum, float32; "
+        "`benchmarks/inverses.py` has the others).",
+        table(["method", *heads], rows),
+    ]
+
+
+def fuzz(read: Read) -> list[str]:
+    found = read("fuzz")
+    parts = [
+        "## Right, said, or silently wrong",
+        "Hypergradients of many small problems by every solver and every inverse Hessian, in "
+        "float32 and float64, against dense solutions in float64 (`benchmarks/fuzz.py`). *Right* "
+        "is within 1 % and called a success; *said* is anything that is called something else, "
+        "right or not; *silently wrong* is off by more than 1 % and called a success.",
+    ]
+    if found is None:
+        return [*parts, f"{OPEN.capitalize()}."]
+    (unit,) = found["units"].values()
+    for by in ("solver", "inverse"):
+        heads = list(unit[by]["all"])
+        rows = [[name, *(short(one[head]) for head in heads)] for name, one in unit[by].items()]
+        parts.append(table([by, *heads], rows))
+    if moved := read("fuzz_units"):
+        units = {u: one for u, one in moved["units"].items() if "moved" in one}
+        rows = [
+            [f"times {u}", short(sum(one["moved"].values())),
+             short(one["solver"]["all"]["silently wrong"])]
+            for u, one in units.items()
+        ]  # fmt: skip
+        heads = ["inner loss", "calls with another verdict", "silently wrong"]
+        parts += [
+            "The same with the inner loss in other units, which should change nothing:",
+            table(heads, rows),
+        ]
+    return parts
+
+
+FAULTS = {
+    "kills": "SIGKILL before random file events of a run, some of them one after the other",
+    "unreadable": "files and folders of checkpoints that may not be read",
+    "disks": "disks of so little room that most runs cannot end; then there is more",
+    "processes": "a second process, with the same settings and with others",
+    "flat": "2,000 meta-iterations: least and most, after a tenth of them",
+}
+
+
+def faults(read: Read) -> list[str]:
+    one = read("faults")
+    found = {} if one is None else one["found"]
+    rows = [["one bit turned in " + file, counts(seen)]
+            for file, seen in found.get("flips", {}).items()]  # fmt: skip
+    rows += [[what, counts(found[part]) if part in found else OPEN]
+             for part, what in FAULTS.items()]  # fmt: skip
+    return [
+        "## Faults",
+        "What comes of a run of ten digits, twelve meta-iterations with a checkpoint after each, "
+        "beside one that nothing happened to: always the same bits, or a sentence that names the "
+        f"file. (`benchmarks/faults.py`{on(one)})",
+        table(["fault", "how often what came of it"], rows),
+    ]
+
+
+def counts(seen: dict[str, Any]) -> str:
+    """A word in capitals is what must not be; where there is none, there was none."""
+    return ", ".join(f"{what}: {count}" for what, count in seen.items())
