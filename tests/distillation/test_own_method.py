@@ -102,6 +102,7 @@ def test_one_that_is_named_runs_and_goes_on(tmp_path, monkeypatch):
     results = run(config)
     assert run(config) == results
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "Made by Means" in " ".join((tmp_path / "run" / "report.html").read_text().split())
     assert '"steps_before": 2.0' in lines and "accuracy" in lines  # of the learning curve
 
 
