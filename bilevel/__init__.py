@@ -7,7 +7,6 @@ from ._check import Cause as Cause
 from ._check import HypergradientCheck as HypergradientCheck
 from ._check import check_hypergradient as check_hypergradient
 from ._condition import hessian as hessian
-from ._hypergradient import Hypergradient as Hypergradient
 from ._hypergradient import hypergradient as hypergradient
 from ._hypergradient import implicit_grad as implicit_grad
 from ._hypergradient import implicit_value_and_grad as implicit_value_and_grad
@@ -18,6 +17,7 @@ from ._linearize import Linearized as Linearized
 from ._linearize import linearize as linearize
 from ._loops import iterate as iterate
 from ._loops import never as never
+from ._record import Hypergradient as Hypergradient
 from ._result import Result as Result
 from ._subsample import subsample_backward as subsample_backward
 from ._unrolled import unrolled_grad as unrolled_grad

@@ -12,8 +12,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ._hypergradient import Hypergradient, hypergradient
+from ._hypergradient import hypergradient
 from ._inner import InnerLoss, as_arrays
+from ._record import Hypergradient
 from ._result import Result
 from ._settle import judge_for, settle, smallest_eigenvalue
 from ._tree import coarsest, dtypes_of, norm
