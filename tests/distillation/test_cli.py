@@ -286,12 +286,12 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
 
 
 def test_a_full_disk_is_one_sentence(finished, capsys, monkeypatch):
-    from bilevel_distillation._artifacts import _export
+    from bilevel_distillation import _artifacts
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_export, "export", full)
+    monkeypatch.setattr(_artifacts, "export", full)
     assert "No space left on device" in refused(capsys, "export", finished)
 
 

@@ -15,7 +15,7 @@ from .._artifacts import Checkpoints, DistilledSet, RunFolder, Snapshot, moments
 from .._config import RunConfig
 from .._engine import Distillation, Diverged, Metrics, State, load_data
 from .._judging import Held, hold, judge, judge_random_subsets
-from .._running import Quiet, from_first, in_any, is_first
+from .._running import Quiet, from_first, in_any, is_first, make_mesh
 from .._running import Reporter as Reporter
 from ..data import PRESETS, check_apart
 from ._finish import finish, missing
@@ -59,6 +59,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
 def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
     if config.dataset not in ("digits", *PRESETS):
         check_apart(config.dataset, config.out)
+    make_mesh(config.devices)  # refuses more than there are, before data are loaded
     preprocessor, data = from_first(folder.open), load_data(config)
     if preprocessor is not None and preprocessor.image_shape != data.image_shape:
         preprocessor = None  # of other settings or data, which is said below
