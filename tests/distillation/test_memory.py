@@ -75,7 +75,7 @@ def test_training_in_parts_is_training(x64, monkeypatch, getkey, batch, config):
     make_room(monkeypatch, whole, 5)
     with recorded() as calls:
         in_parts = train_network(*batch, make_network, settings, key)
-    sizes = [call.arguments[1].shape[0] for call in calls if call.name == "_gradient"]
+    sizes = [call.arguments[2].shape[0] for call in calls if call.name == "_gradient"]
     assert sizes == ([5, 2] if "batch_size" in config else [4, 4, 4]) * 4
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(in_parts), strict=True):
         if eqx.is_array(one):

@@ -77,7 +77,7 @@ def either(condition: Bool[Array, ""], make: Callable[[], T], other: T) -> T:
     )
 
 
-def portions(rows: PyTree[Array], size: int) -> Iterator[PyTree[Array]]:
-    """So many rows of each array at a time."""
+def portions(rows: PyTree, size: int) -> Iterator[PyTree]:
+    """So many rows of each array, of JAX or of NumPy, at a time."""
     for start in range(0, jax.tree.leaves(rows)[0].shape[0], size):
         yield jax.tree.map(lambda leaf: leaf[start : start + size], rows)  # noqa: B023
