@@ -69,8 +69,8 @@ def iterate(
         ...     def done(self, operands, x):
         ...         return x <= self.tol
         >>> halving = Halving(tol=0.3)
-        >>> iterate(halving.step, halving.done, None, jnp.asarray(4.0), max_steps=10)
-        Array(0.25, dtype=float32)
+        >>> float(iterate(halving.step, halving.done, None, jnp.asarray(4.0), max_steps=10))
+        0.25
     """
     check_loop(loop)
     step, done = _with_arrays(step), _with_arrays(done)
