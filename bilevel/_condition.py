@@ -89,8 +89,9 @@ def hessian(
         >>> from bilevel import hessian
         >>> from bilevel.inverse_hvp import CG
         >>> product = hessian(lambda theta: jnp.sum(theta**4), jnp.array([1.0, 2.0]))
-        >>> CG()(product, jnp.array([12.0, 48.0])).v
-        Array([1.00, 1.00], dtype=float32)
+        >>> v = CG()(product, jnp.array([12.0, 48.0])).v
+        >>> bool(jnp.allclose(v, 1.0))
+        True
     """
     condition = Stationary(loss)
     if rederive:
