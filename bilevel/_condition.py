@@ -46,9 +46,9 @@ class AbstractCondition(eqx.Module):
         """
         if rederive or key is not None:
             value, residual = value_and_residual(self, theta, key)
-            return value, residual, Rederived(self.residual, theta, self.symmetric)
+            return value, residual, Rederived(self.residual, theta, self_adjoint=self.symmetric)
         value, residual, linear = _linearized(self, theta)
-        return value, residual, Linear(linear, self.symmetric)
+        return value, residual, Linear(linear, self_adjoint=self.symmetric)
 
 
 class Stationary(AbstractCondition):
@@ -95,7 +95,7 @@ def hessian(
     """
     condition = Stationary(loss)
     if rederive:
-        return Rederived(condition.residual, theta, True)
+        return Rederived(condition.residual, theta, self_adjoint=True)
     return condition.linearize(theta, None, rederive=False)[-1]
 
 

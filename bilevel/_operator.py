@@ -1,6 +1,7 @@
 """Linear operators on pytrees: what inverse Hessians are given, whatever it is made of."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -36,52 +37,54 @@ class AbstractOperator(eqx.Module):
 
 
 class Function(AbstractOperator):
-    """A user's function of v, or of `(v, key)` where there is one; taken to be symmetric."""
+    """A user's function of v, or of `(v, key)` where there is one.
 
-    function: Callable[..., PyTree[Array]]
+    It is taken to be symmetric, unless it says otherwise by `symmetric`, and then has a `T`.
+    """
+
+    function: Any
 
     @property
     def symmetric(self):
-        return True
+        return bool(getattr(self.function, "symmetric", True))
 
     def __call__(self, v, key=None):
         return self.function(v) if key is None else self.function(v, key)
 
     @property
     def T(self):
-        return self
+        return self if self.symmetric else Function(self.function.T)
 
 
-class Linear(AbstractOperator):
-    """A linear function of v: `jax.linearize` of F, made once and applied many times."""
+class _Derivative(AbstractOperator):
+    """That of a function, whose transpose is reverse mode in the place of forward mode."""
 
-    linear: Callable[[PyTree[Array]], PyTree[Array]]
-    self_adjoint: bool = eqx.field(static=True)
-    transposed: bool = eqx.field(default=False, static=True)
+    self_adjoint: bool = eqx.field(static=True, kw_only=True)
+    transposed: bool = eqx.field(default=False, static=True, kw_only=True)
 
     @property
     def symmetric(self):
         return self.self_adjoint
+
+    @property
+    def T(self):
+        return self if self.symmetric else dataclasses.replace(self, transposed=not self.transposed)
+
+
+class Linear(_Derivative):
+    """A linear function of v: `jax.linearize` of F, made once and applied many times."""
+
+    linear: Callable[[PyTree[Array]], PyTree[Array]]
 
     def __call__(self, v, key=None):
         return jax.linear_transpose(self.linear, v)(v)[0] if self.transposed else self.linear(v)
 
-    @property
-    def T(self):
-        return self if self.symmetric else Linear(self.linear, False, not self.transposed)
 
-
-class Rederived(AbstractOperator):
+class Rederived(_Derivative):
     """The derivative of `function(theta, key)` at theta, derived anew at each product."""
 
     function: Callable[[PyTree[Array], Any], PyTree[Array]]
     theta: PyTree[Array]
-    self_adjoint: bool = eqx.field(static=True)
-    transposed: bool = eqx.field(default=False, static=True)
-
-    @property
-    def symmetric(self):
-        return self.self_adjoint
 
     def __call__(self, v, key=None):
         def at(theta):
@@ -90,12 +93,6 @@ class Rederived(AbstractOperator):
         if self.transposed or (self.symmetric and holds("custom_vjp_call", at, self.theta)):
             return jax.vjp(at, self.theta)[1](v)[0]  # a custom_vjp has no forward mode
         return jax.jvp(at, (self.theta,), (v,))[1]
-
-    @property
-    def T(self):
-        if self.symmetric:
-            return self
-        return Rederived(self.function, self.theta, False, not self.transposed)
 
 
 class Damped(AbstractOperator):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel import hessian
+from bilevel import Result, hessian
 from bilevel._operator import Damped, Function, Gram, Linear, Rederived, Wide, as_operator
+from bilevel.inverse_hvp import CG
 
 A = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), jnp.float32)
 THETA = (jnp.array([0.3, -0.4]), jnp.array(0.7))
@@ -24,15 +25,20 @@ def times(v):
     return unravel(A @ flat)
 
 
+TIMES = Linear(times, self_adjoint=False)
 JACOBIAN = A * jnp.cos(ravel_pytree(THETA)[0])[None, :]
 EYE = jnp.eye(3)
 OPERATORS = {
-    "linear": (Linear(times, False), A, False),
-    "derived anew": (Rederived(field, THETA, False), JACOBIAN, False),
-    "damped": (Damped(Linear(times, False), jnp.asarray(0.5)), A + 0.5 * EYE, False),
-    "gram": (Gram(Linear(times, False)), A @ A.T, True),
-    "damped gram": (Damped(Gram(Linear(times, False)), jnp.asarray(2.0)), A @ A.T + 2 * EYE, True),
-    "wide": (Wide(Linear(times, False), (jnp.dtype("float32"),) * 2), A, False),
+    "linear": (TIMES, A, False),
+    "derived anew": (Rederived(field, THETA, self_adjoint=False), JACOBIAN, False),
+    "damped": (Damped(TIMES, jnp.asarray(0.5)), A + 0.5 * EYE, False),
+    "gram": (Gram(TIMES), A @ A.T, True),
+    "damped gram": (
+        Damped(Gram(TIMES), jnp.asarray(2.0)),
+        A @ A.T + 2 * EYE,
+        True,
+    ),
+    "wide": (Wide(TIMES, (jnp.dtype("float32"),) * 2), A, False),
 }
 
 
@@ -55,6 +61,29 @@ def test_a_function_of_ones_own_is_taken_to_be_symmetric():
     assert isinstance(operator, Function)
     assert operator.symmetric and operator.T is operator
     assert as_operator(operator) is operator
+
+
+def test_one_that_says_it_is_not_symmetric_is_transposed():
+    """Otherwise conjugate gradients would solve another system, and call it a success."""
+
+    class OnesOwn:
+        symmetric = False
+
+        def __init__(self, matrix):
+            self.matrix = matrix
+
+        def __call__(self, v):
+            return self.matrix @ v
+
+        @property
+        def T(self):
+            return OnesOwn(self.matrix.T)
+
+    matrix = 3 * EYE + A
+    found = CG()(OnesOwn(matrix), jnp.ones(3))
+    assert found.result == Result.successful
+    np.testing.assert_allclose(found.v, np.linalg.solve(matrix, np.ones(3)), rtol=1e-3)
+    np.testing.assert_array_equal(Function(OnesOwn(matrix)).T(EYE[0]), matrix[0])
 
 
 def test_a_key_reaches_the_function(getkey):
