@@ -17,6 +17,9 @@ from ._linearize import Linearized as Linearized
 from ._linearize import linearize as linearize
 from ._loops import iterate as iterate
 from ._loops import never as never
+from ._minimize import minimize as minimize
+from ._outer_descent import Minimum as Minimum
+from ._outer_descent import OuterStep as OuterStep
 from ._record import Hypergradient as Hypergradient
 from ._result import Result as Result
 from ._subsample import subsample_backward as subsample_backward

@@ -69,6 +69,15 @@ class Result(eqx.Enumeration):
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
         "at theta, and lower the learning rate of the inner solver, if it has one."
     )
+    outer_max_steps_reached = (
+        "The steps of psi ran out while the outer loss was still getting smaller: allow more "
+        "`max_steps`, start from the `psi` found so far, or loosen `tol`."
+    )
+    no_descent = (
+        "No step downhill made the outer loss any smaller, so psi is no minimum of it and its "
+        "gradient may be wrong: `check_hypergradient` tells; look for losses that are not smooth, "
+        "or compute in float64."
+    )
 
 
 def check_throw(throw: str) -> None:
@@ -83,6 +92,8 @@ _FAILURES = (
     Result.diverged,
     Result.not_stationary,
     Result.nonfinite,
+    Result.outer_max_steps_reached,
+    Result.no_descent,
 )
 
 

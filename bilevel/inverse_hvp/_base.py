@@ -111,7 +111,7 @@ class AbstractInverseHVP(eqx.Module):
         """Whether `solve` can be compiled as a whole, and need not run in Python step by step."""
         return False
 
-    def tolerance(self, g: PyTree[Array]) -> float | None:
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         """The residual above which the solve counts as failed.
 
         None: only one that is no nearer to the solution than `v = 0` does, and one that is not

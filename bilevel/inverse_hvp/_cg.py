@@ -29,6 +29,8 @@ class CG(AbstractInverseHVP):
             tens of times), and loops otherwise.
         truncated: whether to be content with `max_steps`: what is short of `rtol` after them is
             `Result.approximate`, and no failure.
+        verify: whether the residual is computed afresh in the end, for one product more; if not,
+            that of the recurrence is reported, which rounding makes drift.
         preconditioner: `Nystrom(rank=...)`, or a function `v -> M^-1 v` with M positive definite
             and near the (damped) Hessian, where it is ill-conditioned.
 
@@ -40,11 +42,12 @@ class CG(AbstractInverseHVP):
         Array([1.00, 0.50, 0.25], dtype=float32)
     """
 
-    rtol: float | None = None
+    rtol: float | Scalar | None = None
     max_steps: int = eqx.field(default=256, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
     truncated: bool = eqx.field(default=False, static=True)
     preconditioner: Callable | AbstractPreconditioner | None = None
+    verify: bool | Bool[Array, ""] = True
 
     @property
     def symmetric_only(self):
@@ -54,7 +57,7 @@ class CG(AbstractInverseHVP):
         check_loop(self.loop)
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
-        if self.rtol is not None and self.rtol < 0:
+        if isinstance(self.rtol, float | int) and self.rtol < 0:
             raise ValueError(f"rtol={self.rtol} is negative: give a relative residual, e.g. 1e-6.")
 
     @property
@@ -103,7 +106,7 @@ class CG(AbstractInverseHVP):
         steepest, preconditioned = _steepest(precondition, residual, squared)
         ratio = jnp.where(check, 0, preconditioned / state.preconditioned_squared)
         steps = state.steps + jnp.where(check, 0, 1)
-        reached = _reached(squared, system.rtol)
+        reached, verify = _reached(squared, system.rtol), jnp.asarray(self.verify)
         ended = reached | indefinite | broken | (steps >= self.max_steps)
         if precondition is not None:  # one that is not positive definite leads nowhere
             ended = ended | ~(preconditioned > 0)
@@ -116,8 +119,8 @@ class CG(AbstractInverseHVP):
             steps,
             state.indefinite | indefinite,
             state.broken | broken,
-            ~check & ended,
-            check & (~first | reached),
+            ~check & ended & verify,
+            jnp.where(check, ~first | reached, ended & ~verify),
             key,
         )
 

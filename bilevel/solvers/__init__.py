@@ -8,5 +8,6 @@ from ._base import Steps as Steps
 from ._gradient_descent import GradientDescent as GradientDescent
 from ._lbfgs import LBFGS as LBFGS
 from ._newton import Newton as Newton
+from ._newton_cg import NewtonCG as NewtonCG
 from ._proximal_gradient import ProjectedGradient as ProjectedGradient
 from ._proximal_gradient import ProximalGradient as ProximalGradient

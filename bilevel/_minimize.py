@@ -1,0 +1,145 @@
+"""The outer problem in one call: quasi-Newton steps on psi with exact hypergradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from ._hypergradient import hypergradient
+from ._inner import as_arrays
+from ._outer import Outer
+from ._outer_descent import Descent, Minimum, OuterStep
+from ._result import Result, Throw, act_on, check_throw, failed, worst
+from .inverse_hvp import AbstractInverseHVP
+from .inverse_hvp._base import as_inverse
+from .solvers import AbstractSolver
+from .solvers._base import as_solver
+
+
+def minimize(
+    outer: Callable,
+    inner: Callable,
+    psi0: PyTree,
+    theta0: PyTree,
+    *,
+    outer_args: tuple = (),
+    inner_args: tuple = (),
+    solver: AbstractSolver | Callable | None = None,
+    inverse_hvp: AbstractInverseHVP | None = None,
+    tol: float | None = None,
+    max_steps: int = 200,
+    bounds: Any = None,
+    has_aux: bool = False,
+    inner_has_aux: bool = False,
+    callback: Callable[[OuterStep], Any] | None = None,
+    throw: Throw = "raise",
+) -> Minimum:
+    """Minimise `outer(theta*(psi), psi)` over psi, with no learning rate to choose.
+
+    Limited-memory BFGS with a line search on psi. Each hypergradient starts from the theta and
+    the v of the last one, and is no more accurate than the progress asks for: both solves are
+    tightened as the gradient in psi shrinks (Pedregosa, "Hyperparameter optimization with
+    approximate gradient", 2016). The value that the line search compares is `h.value + h.change`,
+    whose error is of second order in what is left of the inner problem.
+
+    Args:
+        outer: as in `hypergradient`, as are `inner`, `outer_args`, `inner_args`, `has_aux` and
+            `inner_has_aux`. Neither loss may be stochastic.
+        psi0: where to start; any pytree, its floating-point arrays are what is minimised over.
+        theta0: where the inner problem is started the first time.
+        solver: how theta* is found; None: `solvers.NewtonCG`, to a tolerance that follows the
+            outer progress. Any other is used as it is, from the last theta.
+        inverse_hvp: how H^-1 g is applied; None: `CG`, to a tolerance that follows the progress.
+        tol: stop where a step is expected to lower the value by less than this part of it, and
+            the last step did not do more either. None: 1e-7 in float64, 1e-5 otherwise.
+        max_steps: at most so many steps of psi.
+        bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers or
+            arrays as leaves; psi0 is clipped to them.
+        callback: called with an `OuterStep` after each step; `print` will do. It ends the
+            minimisation where it returns True.
+        throw: "raise" or "warn" where it failed, or "ignore" it and read the result.
+
+    Returns:
+        A `Minimum`. It is the best point met also where `result` is a failure.
+
+    Raises:
+        ValueError: arguments that cannot work, before anything is solved.
+        RuntimeError: a failure and `throw="raise"`; the message names the remedy, and what was
+            found so far is its attribute `minimum`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import minimize
+        >>> inner = lambda theta, psi: jnp.sum((theta - 1) ** 2) + jnp.exp(psi) * jnp.sum(theta**2)
+        >>> outer = lambda theta, psi: jnp.sum((theta - 0.25) ** 2)
+        >>> found = minimize(outer, inner, jnp.asarray(0.0), jnp.zeros(2))
+        >>> found.psi, found.theta
+        (Array(1.10, dtype=float32), Array([0.25, 0.25], dtype=float32))
+    """
+    check_throw(throw)
+    psi0, theta0 = as_arrays(psi0, "psi0"), as_arrays(theta0, "theta0")
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((psi0, theta0))):
+        raise ValueError(
+            "minimize steps from Python and cannot run under jax.jit, jax.vmap or jax.grad: call "
+            "it as it is; what it computes is compiled."
+        )
+    if max_steps < 1:
+        raise ValueError(f"max_steps={max_steps} leaves no step to take: give 1 or more.")
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol={tol} is never reached: give a part of the value, e.g. 1e-6.")
+    problem = Outer(
+        lambda solver, inverse: hypergradient(
+            outer,
+            inner,
+            solver=solver,
+            inverse_hvp=inverse,
+            has_aux=has_aux,
+            inner_has_aux=inner_has_aux,
+            throw="ignore",
+        ),
+        {"outer_args": outer_args, "inner_args": inner_args},
+        None if solver is None else as_solver(solver),
+        None if inverse_hvp is None else as_inverse(inverse_hvp),
+        psi0,
+        theta0,
+        bounds,
+        tol,
+    )
+    return _run(problem, max_steps, callback, throw)
+
+
+def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
+    descent = Descent(problem)
+    if not np.isfinite(descent.value):
+        result = worst(descent.h.inner.result, descent.h.adjoint.result)
+        result = Result.where(failed(result), result, Result.nonfinite)
+        return _acted_on(descent.minimum(result), throw)
+    result = None
+    while result is None:
+        steps = len(descent.values)
+        if steps > max_steps:
+            result = Result.outer_max_steps_reached
+            break
+        result = descent.advance()
+        if (
+            callback is not None
+            and len(descent.values) > steps
+            and callback(descent.told()) is True
+        ):
+            result = Result.successful if descent.quiet else Result.not_judged
+    if not descent.exact:
+        descent.look(problem.exactly(descent.flat, descent.h), new=False)
+    result = worst(worst(result, descent.h.inner.result), descent.h.adjoint.result)
+    return _acted_on(descent.minimum(result), throw)
+
+
+def _acted_on(found: Minimum, throw: Throw) -> Minimum:
+    try:
+        act_on(found.result, throw, found.value)
+    except RuntimeError as error:  # the work of a long run is not lost
+        error.__dict__["minimum"] = found
+        raise
+    return found
