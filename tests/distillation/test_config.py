@@ -149,7 +149,7 @@ def test_differences_name_setting_and_values_but_not_the_folder():
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
         (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
-        (lambda: EvaluateConfig(WHERE, steps=0), "steps=0 is too small: give 1 or more."),
+        (lambda: EvaluationConfig(steps=0), "evaluation.steps=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
         (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
         (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),

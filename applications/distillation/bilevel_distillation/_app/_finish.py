@@ -1,11 +1,8 @@
 """The end of a run, when its results are safe: pictures, the export, the page."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from .._artifacts import DistilledSet, RunFolder
+from .._artifacts import Accuracies, DistilledSet, RunFolder
 from .._running import Reporter
 
 
@@ -18,7 +15,7 @@ def missing(folder: RunFolder) -> list[str]:
 def finish(
     folder: RunFolder,
     distilled: DistilledSet,
-    results: Mapping[str, Any],
+    results: Accuracies,
     names: list[str],
     reporter: Reporter,
 ) -> None:
@@ -43,32 +40,32 @@ def finish(
             )
 
 
-def _draw_images(folder: RunFolder, distilled: DistilledSet, _: Mapping[str, Any]) -> None:
+def _draw_images(folder: RunFolder, distilled: DistilledSet, _: Accuracies) -> None:
     from .._artifacts import draw_images
 
     draw_images(distilled, folder.images)
 
 
-def _draw_curve(folder: RunFolder, _: DistilledSet, results: Mapping[str, Any]) -> None:
+def _draw_curve(folder: RunFolder, _: DistilledSet, results: Accuracies) -> None:
     from .._artifacts import draw_learning_curve
 
     records = folder.read_metrics()
     last = {
         "iteration": folder.read_config().iterations,
         "seconds": max((record.get("seconds", 0.0) for record in records), default=0.0),
-        "test_accuracy": float(np.mean(results["distilled"])),
-        "test_accuracy_std": float(np.std(results["distilled"])),
+        "test_accuracy": float(np.mean(results.distilled)),
+        "test_accuracy_std": float(np.std(results.distilled)),
     }
     draw_learning_curve([*records, last], folder.curve)
 
 
-def _export(folder: RunFolder, distilled: DistilledSet, _: Mapping[str, Any]) -> None:
+def _export(folder: RunFolder, distilled: DistilledSet, _: Accuracies) -> None:
     from .._artifacts import export_hf
 
     export_hf(distilled, folder.dataset, preprocess=folder.preprocess)
 
 
-def _draw_page(folder: RunFolder, _: DistilledSet, __: Mapping[str, Any]) -> None:
+def _draw_page(folder: RunFolder, _: DistilledSet, __: Accuracies) -> None:
     from .._page import report
 
     report(folder.path)
