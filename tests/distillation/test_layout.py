@@ -19,7 +19,7 @@ BELOW_ENGINE = BELOW_ARTIFACTS | {"_running", "_problem", "_output_space", "_art
 ALLOWED = {
     "networks": set(),
     "data": set(),
-    "_config": {"networks"},
+    "_config": {"networks", "data"},
     "_running": {"networks"},
     "_problem": {"_running", "networks"},
     "_output_space": {"_problem", "_running", "networks"},
