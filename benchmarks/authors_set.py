@@ -6,13 +6,11 @@ cifar10. The paper reports 53.9 ± 1.0 % at width 128 on the original pixels.
     python benchmarks/authors_set.py
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
-from _report import table, write
+from _report import data_folder, table, write
 
 from bilevel_distillation import EvaluateConfig, EvaluationConfig, reevaluate
 
@@ -31,7 +29,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    path = Path(os.environ["BILEVEL_DATA"]) / "rcig_authors_cifar10_1ipc.npz"
+    path = data_folder("rcig_authors_cifar10_1ipc.npz")
     rows, records = [], []
     for width in arguments.widths:
         by = EvaluationConfig(width=width, repeats=arguments.networks)
