@@ -106,7 +106,8 @@ def test_the_rate_of_the_coreset_follows_the_solve(solve, rate, decay):
 def test_what_depends_on_the_number_of_images_counts_all_classes():
     for ipc, classes, steps, flip in [
         (1, 10, 1000, True), (5, 2, 1000, True), (1, 100, 2000, True), (10, 10, 2000, True),
-        (10, 100, 2000, True), (11, 100, 2000, False),
+        (10, 100, 2000, True), (11, 100, 2000, False), (1, 1000, 2000, True),
+        (1, 1001, 2000, False),
     ]:  # fmt: skip
         found = resolve(RunConfig(dataset="cub200", ipc=ipc), (32, 32, 3), classes)
         assert (found.evaluation.steps, found.flip) == (steps, flip), (ipc, classes)
