@@ -7,7 +7,7 @@ from .._running import Reporter
 
 
 def missing(folder: RunFolder) -> list[str]:
-    """What of a finished run is not drawn."""
+    """Which pictures, exports and pages a finished run still lacks."""
     paths = (folder.images, folder.curve, folder.dataset, folder.report)
     return [path.name for path in paths if not path.exists()]
 
@@ -19,7 +19,7 @@ def finish(
     names: list[str],
     reporter: Reporter,
 ) -> None:
-    """Draw what has these names. A mishap is said, and ends nothing."""
+    """Draw the files of these names. A failure is reported, and ends nothing."""
     steps = {
         folder.images.name: ("picture of the images", "the same command", _draw_images),
         folder.curve.name: ("learning curve", "the same command", _draw_curve),

@@ -268,7 +268,7 @@ def _unless_diverged(do: Callable[[], Any], pending, folder: RunFolder, reporter
 
 
 def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
-    """By the time of the second meta-iteration, which compiles nothing."""
+    """Judged by the time of the second meta-iteration, which compiles nothing."""
     from .._engine import advise
 
     left = distillation.total - distillation.iteration

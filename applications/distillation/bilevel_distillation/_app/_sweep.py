@@ -148,8 +148,8 @@ def _in_processes(configs: Mapping[str, RunConfig], jobs: int) -> Iterator[tuple
 
 
 def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tuple[str, Found]]:
-    """By Dask's own client: joblib's would run all here if there is but one worker, and wait for
-    ever for a run that its workers do not survive.
+    """By Dask's own client: joblib's would run everything here if there is but one worker, and
+    would wait for ever for a run that its workers do not survive.
     """
     try:
         from distributed import Client, as_completed

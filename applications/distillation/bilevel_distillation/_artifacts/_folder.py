@@ -187,7 +187,7 @@ class RunFolder:
             return Preprocessor.from_arrays(arrays)
 
     def keep_preprocessor(self, preprocessor: Preprocessor) -> None:
-        """Fitting it anew might differ in the last bit, with another number of threads."""
+        """Keep it, as one fitted anew with another number of threads might differ in a last bit."""
         if self.preprocess.exists():
             return
         write_arrays(self.preprocess, preprocessor.to_arrays())
@@ -199,7 +199,7 @@ class RunFolder:
             )
 
     def keep_distilled(self, distilled: DistilledSet) -> None:
-        """Its whitening, which may be much larger, is in preprocess.npz already."""
+        """All but the whitening, which may be much larger, and is in preprocess.npz already."""
         distilled.save_npz(self.distilled, beside=self.preprocess.name)
 
     def read_distilled(self) -> DistilledSet:

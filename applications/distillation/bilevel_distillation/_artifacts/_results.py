@@ -40,10 +40,11 @@ class Accuracies:
 def _accuracies(name: str, found: Any) -> tuple[float, ...]:
     if not isinstance(found, list) or not found:
         raise ValueError(f"{name} is no list of accuracies")
-    for accuracy in found:
-        if not 0 <= finite(accuracy) <= 1:
+    accuracies = tuple(map(finite, found))
+    for accuracy in accuracies:
+        if not 0 <= accuracy <= 1:
             raise ValueError(f"{name} holds {accuracy}, which is no accuracy")
-    return tuple(found)
+    return accuracies
 
 
 Judges = tuple[str, str]

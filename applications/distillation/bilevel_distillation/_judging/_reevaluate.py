@@ -226,7 +226,7 @@ def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
 
 
 def _check_preprocessed(images: np.ndarray, path: Path) -> None:
-    """Images that networks are trained on are about zero, in steps of nothing."""
+    """Raise where images are plain pixels; preprocessed ones lie on both sides of zero."""
     if images.min() < 0:
         return
     if images.max() <= 1:

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """In points of a percent, of the means as they are shown, so that they add up."""
+        """In percentage points, of the means as they are shown, so that they add up."""
         if self.random_subset is None:
             return None
         return round(self.distilled.mean, 1) - round(self.random_subset.mean, 1)
