@@ -150,7 +150,9 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         if not self.config.exists():
-            raise ValueError(f"{str(self.path)!r} holds no run: no config.json is in it.")
+            raise ValueError(
+                f"{str(self.path)!r} holds no run, as no config.json is in it: give a run's folder."
+            )
         remedy = "restore it, give another --out, or delete checksums.json if you changed it"
         content = self._sums.checked(self.config, remedy)
         with guarded(self.config, remedy):
