@@ -280,6 +280,10 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
         (["run", "--widht", 3], ("--widht",)),
         (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),
         (["evaluate"], ("PATH",)),
+        (
+            ["evaluate", "here", "--steps", 0],
+            ("evaluation: steps=0 is too small: give 1 or more.",),
+        ),
     ]:
         said = " ".join(refused(capsys, *arguments).split())
         assert all(word in said for word in words), said

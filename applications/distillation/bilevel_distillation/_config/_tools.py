@@ -35,8 +35,7 @@ class EvaluateConfig:
         network: convnet, resnet18, vgg11, alexnet, a class of your own, package.module:Class, or
             several of them.
         norm: their normalisation, or several: none, batch, instance, group, layer.
-        evaluation: how all of them are trained; of its network and normalisation, those above take
-            the place.
+        evaluation: how all of them are trained; `network` and `norm` come before its own.
         depth: of a ConvNet: convolutions, each halving the image.
         padding: pixels added around the image in the first convolution.
         flip: train on mirror images too.
@@ -59,9 +58,9 @@ class EvaluateConfig:
     norm: Annotated[
         tuple[NormName, ...], tyro.conf.arg(help_behavior_hint="(default: as distilled)")
     ] = ()
-    evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="", constructor=_AsFlags)] = field(
-        default_factory=EvaluationConfig
-    )
+    evaluation: Annotated[
+        EvaluationConfig, tyro.conf.arg(constructor=_AsFlags), tyro.conf.OmitArgPrefixes
+    ] = field(default_factory=EvaluationConfig)
     depth: AsDistilled[int] = None
     padding: AsDistilled[int] = None
     flip: AsDistilled[bool] = None
