@@ -20,6 +20,7 @@ from bilevel_distillation import (
 )
 from bilevel_distillation._app._cli import main
 from bilevel_distillation._app._console import attack_table
+from bilevel_distillation._artifacts import RunFolder
 from bilevel_distillation._engine._distillation import load_data
 from bilevel_distillation._judging._attack import ATTACKS, TRAINED_ON, features, membership_auc
 from bilevel_distillation.data import load, sample
@@ -129,6 +130,14 @@ def test_an_attack_that_was_stopped_goes_on_to_the_same_figures(unattacked):
         "test_accuracy": whole.real_data[1].test_accuracy, "auc": dict(whole.real_data[1].auc)
     }  # fmt: skip
     assert not list(unattacked.glob("*.partial"))
+
+
+def test_one_process_attacks_at_a_time(unattacked):
+    lock = RunFolder(unattacked).lock_attack()
+    assert lock is not None
+    with pytest.raises(ValueError, match="another process is attacking this run: wait for it"):
+        attack(AttackConfig(unattacked, repeats=1, steps=1))
+    lock.release()
 
 
 def test_the_command_prints_the_table_and_the_page_shows_it(unattacked, capsys, monkeypatch):

@@ -219,6 +219,14 @@ class RunFolder:
         remedy, verdict = "delete it, and evaluate again", "is not a list of evaluations"
         return self.read_json(self.evaluations, evaluations_from_json, remedy, verdict)
 
+    def lock_attack(self) -> FileLock | None:
+        """Be the one process that attacks this run; None where nothing can be written."""
+        return hold_lock(
+            self.path / ".attack.lock",
+            f"path={str(self.path)!r} is in use, another process is attacking this run: wait for "
+            "it or stop it.",
+        )
+
     def keep_attack(self, results: AttackResults) -> None:
         self.write_json(self.attack, results.to_json())
 

@@ -19,7 +19,6 @@ from .._artifacts import (
     DistilledSet,
     Kind,
     RunFolder,
-    hold_lock,
 )
 from .._config import AttackConfig, RunConfig
 from .._engine import judging_maker, load_data
@@ -57,11 +56,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> AttackResul
         raise ValueError(
             f"path={str(asked.path)!r} holds a run that is not finished: run it to its end."
         )
-    lock = hold_lock(
-        asked.path / ".attack.lock",
-        f"path={str(asked.path)!r} is in use, another process is attacking this run: wait for it "
-        "or stop it.",
-    )
+    lock = folder.lock_attack()
     try:
         return _attack(asked, folder, config, reporter or Reporter())
     finally:
