@@ -1,15 +1,20 @@
-"""What every benchmark shares: the machine in general terms, a JSON file, a table."""
+"""What every benchmark shares: the machine in general terms, data, a JSON file, a table."""
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+import runpy
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy")
+
+data_folder: Callable[[str], Path] = runpy.run_path(str(EXAMPLES / "_data.py"))["data_folder"]
+"""Where a data set is, in one place for benchmarks and examples."""
 
 
 def machine() -> dict[str, Any]:

@@ -74,10 +74,11 @@ def main(arguments: Arguments) -> None:
         "highest rate": a.learning_rate,
         "networks": a.repeats,
     }
-    write("attack_mnist500", found | {"settings": found["settings"] | own})
+    held = found.to_json()
+    write("attack_mnist500", held | {"settings": held["settings"] | own})
     for kind in ("distilled", "random_subset", "real_data"):
-        for one in found[kind]:
-            print(f"{kind:14} accuracy {one['test_accuracy']:.3f}  AUC", one["auc"])
+        for one in found.of(kind):
+            print(f"{kind:14} accuracy {one.test_accuracy:.3f}  AUC", one.auc)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ cifar10. The paper reports 53.9 ± 1.0 % at width 128 on the original pixels.
     python benchmarks/authors_set.py
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
-from _report import table, write
+from _report import data_folder, table, write
 
-from bilevel_distillation import EvaluateConfig, reevaluate
+from bilevel_distillation import EvaluateConfig, EvaluationConfig, reevaluate
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,12 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    path = Path(os.environ["BILEVEL_DATA"]) / "rcig_authors_cifar10_1ipc.npz"
+    path = data_folder("rcig_authors_cifar10_1ipc.npz")
     rows, records = [], []
     for width in arguments.widths:
-        asked = EvaluateConfig(
-            path, dataset="cifar10", width=width, baseline=False, repeats=arguments.networks
-        )
-        accuracies = reevaluate(asked)["distilled"]
+        by = EvaluationConfig(width=width, repeats=arguments.networks)
+        asked = EvaluateConfig(path, dataset="cifar10", evaluation=by, baseline=False)
+        accuracies = reevaluate(asked)[0].accuracies.distilled
         records.append({"width": width, "accuracies": accuracies})
         mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies)
         rows.append([str(width), f"{mean:.1f} ± {deviation:.1f}", str(len(accuracies))])

@@ -19,7 +19,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import _transcription as transcription
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from _report import RESULTS, table, write
+from _report import RESULTS, data_folder, table, write
 
 from bilevel_distillation import Distillation, RunConfig
 from bilevel_distillation.data import ImageData, load
@@ -158,7 +157,7 @@ def problem_of(one: Distillation, trained: int, pool_steps: int) -> Problem:
 def some(dataset: str) -> ImageData:
     """Ten thousand images of at most 100 classes."""
     if dataset == "tiny_imagenet":
-        data = load(Path(os.environ.get("BILEVEL_DATA", "")) / dataset, resolution=32)
+        data = load(data_folder(dataset), resolution=32)
     else:
         data = load(dataset)
     keep = np.flatnonzero(data.train_labels < 100)[:10_000]

@@ -87,11 +87,12 @@ def main(arguments: Arguments) -> None:
         if any((row["network"], row["norm"]) == (network, norm) for row in rows):
             continue
         began = time.monotonic()
-        asked = EvaluateConfig(
-            a.out, network=(network,), norm=(norm,), width=a.judges_width, repeats=a.repeats,  # pyright: ignore[reportArgumentType]
+        by = EvaluationConfig(
+            network=network, norm=norm, width=a.judges_width, repeats=a.repeats,  # pyright: ignore[reportArgumentType]
             steps=a.steps, learning_rate=a.learning_rate,
         )  # fmt: skip
-        rows.append({"network": network, "norm": norm} | reevaluate(asked))
+        (found,) = reevaluate(EvaluateConfig(a.out, evaluation=by))
+        rows.append(found.to_json())
         write(NAME, {"settings": settings, "rows": rows})
         print(f"{network} {norm}: {time.monotonic() - began:.0f} s", flush=True)
     columns = ["network", "norm", "distilled", "random_subset"]

@@ -102,22 +102,22 @@ def distil(row: str, seed: int, arguments: Arguments) -> dict[str, Any]:
     config = run_config(row, seed, arguments)
     with processor_time(config.out.with_suffix(".seconds")) as spent:
         config = replace(config, iterations=iterations(config, arguments))
-        results = run(config)
+        results, wide = run(config), None
         if arguments.judge_width is not None:
-            judged = reevaluate(EvaluateConfig(
-                config.out, width=arguments.judge_width, baseline=False, seed=seed,
-                repeats=arguments.judge_repeats or arguments.repeats,
-            ))  # fmt: skip
-            results = results | {"wide": judged["distilled"]}
+            by = EvaluationConfig(
+                width=arguments.judge_width, repeats=arguments.judge_repeats or arguments.repeats
+            )
+            asked = EvaluateConfig(config.out, evaluation=by, baseline=False, seed=seed)
+            wide = reevaluate(asked)[0].accuracies.distilled
     lines = (config.out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     last = [record for record in records if "loss" in record][-1]
     paper = PAPER[config.dataset][config.ipc]
     reached = [r["seconds"] / 60 for r in records if 100 * r.get("test_accuracy", 0) >= paper]
     return {
-        "accuracies": results["distilled"],
-        "by the wide judge": results.get("wide"),
-        "random subsets": results["random_subset"],
+        "accuracies": results.distilled,
+        "by the wide judge": wide,
+        "random subsets": results.random_subset,
         "iterations": last["iteration"],
         "minutes": last["seconds"] / 60,
         "processor minutes": spent() / 60,

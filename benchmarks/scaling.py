@@ -17,7 +17,6 @@ import os
 import time
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from _report import RESULTS, table, write
+from _report import RESULTS, data_folder, table, write
 
 from bilevel_distillation import Distillation, RunConfig
 from bilevel_distillation.data import ImageData, load
@@ -154,8 +153,7 @@ def prepare(case: Case, tolerance: float = 0.0):
 @cache
 def some(dataset: str, classes: int, pixels: int) -> ImageData:
     """The first classes, at so many pixels a side."""
-    folder = Path(os.environ.get("BILEVEL_DATA", "../shared/data")) / dataset
-    data = load(folder, resolution=pixels)
+    data = load(data_folder(dataset), resolution=pixels)
     train, test = data.train_labels < classes, data.test_labels < classes
     train &= np.cumsum(train) <= 20_000
     return replace(

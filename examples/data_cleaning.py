@@ -8,15 +8,14 @@ validation set is least. Fashion-MNIST is read from the folder that the environm
 BILEVEL_DATA names; where there is none, scikit-learn's digits are used.
 """
 
-import os
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _data import data_folder
 from datasets import load_dataset
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
@@ -25,14 +24,13 @@ from bilevel import argmin, hypergradient
 from bilevel.inverse_hvp import CG
 from bilevel.solvers import LBFGS, Newton
 
-DATA = Path(os.environ.get("BILEVEL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-
 
 def load(size):
     """The name of the set, `size` rows of features [size, features + 1], their labels [size]."""
-    if (DATA / "fashion_mnist").is_dir():
+    folder = data_folder("fashion_mnist")
+    if folder.is_dir():
         name, split = "Fashion-MNIST", f"train[:{size}]"
-        rows = load_dataset(str(DATA / "fashion_mnist"), split=split).with_format("numpy")[:]
+        rows = load_dataset(str(folder), split=split).with_format("numpy")[:]
         x = rows["image"].reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) / 255
         y = rows["label"]
     else:

@@ -9,16 +9,15 @@ five). Times include compilation. Fashion-MNIST is read from the folder that the
 variable BILEVEL_DATA names; where there is none, scikit-learn's digits are used.
 """
 
-import os
 import time
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _data import data_folder
 from datasets import load_dataset
 from sklearn.datasets import load_digits
 
@@ -26,14 +25,13 @@ from bilevel import argmin, hypergradient, unrolled_value_and_grad
 from bilevel.inverse_hvp import CG
 from bilevel.solvers import LBFGS, GradientDescent
 
-DATA = Path(os.environ.get("BILEVEL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-
 
 def load(size):
     """The name of the set, `size` rows of pixels, their labels as one-hot rows."""
-    if (DATA / "fashion_mnist").is_dir():
+    folder = data_folder("fashion_mnist")
+    if folder.is_dir():
         name, split = "Fashion-MNIST", f"train[:{size}]"
-        rows = load_dataset(str(DATA / "fashion_mnist"), split=split).with_format("numpy")[:]
+        rows = load_dataset(str(folder), split=split).with_format("numpy")[:]
         x, y = rows["image"].reshape(len(rows["label"]), -1) / 255, rows["label"]
     else:
         name, (x, y) = "digits", map(np.asarray, load_digits(return_X_y=True))

@@ -9,15 +9,14 @@ float64. Fashion-MNIST is read from the folder that the environment variable BIL
 where there is none, scikit-learn's digits are used.
 """
 
-import os
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _data import data_folder
 from datasets import load_dataset
 from scipy.stats import pearsonr, spearmanr
 from sklearn.datasets import load_digits
@@ -25,14 +24,13 @@ from sklearn.datasets import load_digits
 from bilevel import argmin, hypergradient
 from bilevel.solvers import Newton
 
-DATA = Path(os.environ.get("BILEVEL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-
 
 def load(size):
     """The name of the set, `size` rows of features [size, features + 1], their labels [size]."""
-    if (DATA / "fashion_mnist").is_dir():
+    folder = data_folder("fashion_mnist")
+    if folder.is_dir():
         name, split = "Fashion-MNIST", f"train[:{size}]"
-        rows = load_dataset(str(DATA / "fashion_mnist"), split=split).with_format("numpy")[:]
+        rows = load_dataset(str(folder), split=split).with_format("numpy")[:]
         x = rows["image"].reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) / 255
         y = rows["label"]
     else:

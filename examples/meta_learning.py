@@ -10,15 +10,14 @@ environment variable BILEVEL_DATA names; where there is none, scikit-learn's dig
 five classes to learn from are too few to be better than no meta-learning.
 """
 
-import os
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _data import data_folder
 from datasets import load_dataset
 from PIL.Image import Resampling
 from sklearn.datasets import load_digits
@@ -27,15 +26,15 @@ from bilevel import argmin, hypergradient
 from bilevel.inverse_hvp import CG, Identity
 from bilevel.solvers import GradientDescent
 
-DATA = Path(os.environ.get("BILEVEL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 WAYS, SHOTS, QUERIES, STRENGTH = 5, 5, 15, 1.0
 
 
 def load(size):
     """The name of the set; `size` of its images, standardised: [classes, images, features]."""
-    if (DATA / "tiny_imagenet").is_dir():
+    folder = data_folder("tiny_imagenet")
+    if folder.is_dir():
         name, split = "Tiny-ImageNet", f"train[:{size}]"
-        rows = load_dataset(str(DATA / "tiny_imagenet"), split=split)
+        rows = load_dataset(str(folder), split=split)
         small = [image.convert("RGB").resize((16, 16), Resampling.BOX) for image in rows["image"]]
         x, y = np.stack([np.ravel(image) for image in small]), np.asarray(rows["label"])
     else:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+import _peers_problems as problems
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import peers
-from peers import Problem, Reference
+from _peers_problems import Problem
+from _peers_reference import Reference, conjugate_gradients
 
 from ._card import distances
 from ._task import Sizes
@@ -30,16 +31,16 @@ def small(sizes: Sizes) -> Iterator[Made]:
     size, rows = sizes.small
     yield partial(ridge, size, rows)
     yield partial(logistic, size, rows, sizes.fitted)
-    yield lambda: held(peers.small_network(1, rows), 0.15, sizes.fitted)
-    yield lambda: held(peers.small_convnet(1, rows // 5), 0.1, sizes.fitted)
+    yield lambda: held(problems.small_network(1, rows), 0.15, sizes.fitted)
+    yield lambda: held(problems.small_convnet(1, rows // 5), 0.1, sizes.fitted)
 
 
 def large(sizes: Sizes) -> Iterator[Made]:
     """Such as fill a card; what matters most first."""
     yield partial(ridge, *sizes.linear[0])
     wider, rows = sizes.wider, sizes.rows
-    yield lambda: held(peers.small_network(wider, 5 * rows), 0.15, sizes.fitted)
-    yield lambda: held(peers.small_convnet(wider, rows), sizes.held, sizes.fitted)
+    yield lambda: held(problems.small_network(wider, 5 * rows), 0.15, sizes.fitted)
+    yield lambda: held(problems.small_convnet(wider, rows), sizes.held, sizes.fitted)
     for size, rows in sizes.linear:
         yield partial(logistic, size, rows, sizes.fitted)
     for size, rows in sizes.linear[1:]:
@@ -51,7 +52,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 
 def ridge(size: int, rows: int) -> Problem:
-    """`peers.ridge` with data made on the card, and its solution in the form of kernels."""
+    """`problems.ridge` with data made on the card, and its solution in the form of kernels."""
     scales = jnp.arange(1, size + 1) ** -0.5
     truth = normal(0, size)
     x, x_val = normal(1, rows, size) * scales, normal(2, rows, size) * scales
@@ -61,14 +62,14 @@ def ridge(size: int, rows: int) -> Problem:
         shrunk = x * jnp.exp(-psi)
         theta = jnp.linalg.solve(shrunk @ x.T + rows * jnp.eye(rows), y) @ shrunk
     return Problem(
-        f"ridge, {size:,}", peers.ridge_inner, peers.ridge_outer, (theta,), psi, (x, y),
+        f"ridge, {size:,}", problems.ridge_inner, problems.ridge_outer, (theta,), psi, (x, y),
         (x_val, y_val),
     )  # fmt: skip
 
 
 def logistic(size: int, rows: int, steps: int) -> Problem:
-    """`peers.logistic` with data made on the card, after some descent: it is convex, so the adjoint
-    is defined anywhere.
+    """`problems.logistic` with data made on the card, after some descent: it is convex, so the
+    adjoint is defined anywhere.
     """
     features = size // 10
     scales = jnp.arange(1, features + 1) ** -0.5
@@ -82,7 +83,7 @@ def logistic(size: int, rows: int, steps: int) -> Problem:
     psi = jax.random.uniform(jax.random.key(5), (features,), minval=-7, maxval=-5)
     start = (jnp.zeros((features, 10)),)
     problem = Problem(
-        f"logistic, {size:,}", peers.logistic_inner, peers.linear_outer, start, psi,
+        f"logistic, {size:,}", problems.logistic_inner, problems.linear_outer, start, psi,
         (x, labels(x, 3)), (x_val, labels(x_val, 4)),
     )  # fmt: skip
     return descended(problem, steps, 1e-2)
@@ -105,13 +106,13 @@ def held(problem: Problem, strength: float, steps: int) -> Problem:
 def descended(problem: Problem, steps: int, rate: float) -> Problem:
     """The problem with theta after steps of Adam in float32, its rate falling to nothing."""
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    theta, psi, train, _ = peers.arrays(problem, np.float32)
+    theta, psi, train, _ = problems.arrays(problem, np.float32)
 
     @jax.jit
     def fit(theta, psi, train):
         def step(_, carry):
             theta, state = carry
-            gradient = jax.grad(lambda t: problem.inner(peers.JAX, t, psi, *train))(theta)
+            gradient = jax.grad(lambda t: problem.inner(problems.JAX, t, psi, *train))(theta)
             updates, state = optimiser.update(gradient, state)
             return optax.apply_updates(theta, updates), state
 
@@ -124,7 +125,7 @@ def solved(problem: Problem) -> tuple[Problem, Reference]:
     """The exact hypergradient at theta, and the steps that bring conjugate gradients so near."""
     residuals, grads = [], []
     with jax.enable_x64(True):
-        for residual, grad, _ in peers.conjugate_gradients(problem):
+        for residual, grad, _ in conjugate_gradients(problem):
             residuals.append(residual)
             grads.append(grad.astype(jnp.float32))  # in float64 they would fill the memory
             if residual < SOLVED:

@@ -4,7 +4,8 @@ import warnings
 from typing import Any
 
 import jax
-import peers
+from _peers_contestants import installed, versions
+from peers import measure, show
 
 from ._problems import ERROR, large, solved
 from ._task import Task
@@ -29,8 +30,8 @@ def others(task: Task) -> None:
                 results.append({"problem": problem.name, "failed": str(error), "rows": []})
                 continue
             task.begin(f"{problem.name}: {problem.size:,} parameters", needs=4)
-            rows = peers.measure(problem, reference, peers.installed(PEERS), task.sizes.turns)
-        results.append(peers.show(problem, reference, rows))
+            rows = measure(problem, reference, installed(PEERS), task.sizes.turns)
+        results.append(show(problem, reference, rows))
         task.write(FILE, "peers", {
-            "error": ERROR, "versions": peers.versions(PEERS), "results": results
+            "error": ERROR, "versions": versions(PEERS), "results": results
         })  # fmt: skip

@@ -5,11 +5,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import _peers_problems as problems
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers
+from _peers_reference import MAX_STEPS
 from meta_step import Problem, library, problem_of, reference, transcribed, tuned
 
 from bilevel import Result, hypergradient
@@ -63,7 +64,7 @@ def toolkit(task: Task) -> None:
         for precision, rtol in TOLERANCES:
             task.begin(f"{problem.name}, {precision}, rtol {rtol:g}", needs=2)
             with jax.default_matmul_precision(precision):
-                found = compute(rtol, *peers.arrays(problem, np.float32))
+                found = compute(rtol, *problems.arrays(problem, np.float32))
             rows.append([
                 problem.name, precision, rtol, distances(found.grad, exact.grad),
                 float(found.adjoint.residual), residual(found.adjoint.v),
@@ -72,23 +73,23 @@ def toolkit(task: Task) -> None:
             task.write(FILE, "toolkit", {"columns": columns, "rows": rows})
 
 
-def _gradient(problem: peers.Problem) -> Callable:
-    inner, outer = peers.jax_losses(problem)
+def _gradient(problem: problems.Problem) -> Callable:
+    inner, outer = problems.jax_losses(problem)
 
     @eqx.filter_jit
     def compute(rtol, theta, psi, train, validation):
         made = hypergradient(
             outer, inner, solver=lambda _, start: start, throw="ignore",
-            inverse_hvp=CG(rtol=rtol, max_steps=peers.MAX_STEPS),
+            inverse_hvp=CG(rtol=rtol, max_steps=MAX_STEPS),
         )  # fmt: skip
         return made(psi, theta, inner_args=train, outer_args=validation)
 
     return compute
 
 
-def _true_residual(problem: peers.Problem) -> Callable[[Any], float]:
+def _true_residual(problem: problems.Problem) -> Callable[[Any], float]:
     """|H v - g| / |g| in float64."""
-    inner, outer = peers.jax_losses(problem)
+    inner, outer = problems.jax_losses(problem)
 
     @jax.jit
     def compute(v, theta, psi, train, validation):
@@ -99,7 +100,7 @@ def _true_residual(problem: peers.Problem) -> Callable[[Any], float]:
     def residual(v) -> float:
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), v)
-            return distances(*compute(wide, *peers.arrays(problem, np.float64)))
+            return distances(*compute(wide, *problems.arrays(problem, np.float64)))
 
     return residual
 

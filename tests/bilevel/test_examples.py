@@ -34,6 +34,7 @@ def run(monkeypatch, tmp_path):
 
     def run(name, data=tmp_path, **sizes):
         monkeypatch.setenv("BILEVEL_DATA", str(data))
+        monkeypatch.syspath_prepend(str(EXAMPLES))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**sizes)
 

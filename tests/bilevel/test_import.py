@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,9 +42,29 @@ def test_an_import_is_light():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_every_public_name_has_a_docstring():
-    for module in (bilevel, bilevel.solvers, bilevel.inverse_hvp):
-        for name in vars(module):
-            value = getattr(module, name)
-            if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
-                assert value.__doc__, name
+MODULES = (bilevel, bilevel.solvers, bilevel.inverse_hvp)
+PUBLIC = {
+    name: value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
+}
+SETTABLE = (bilevel.solvers.AbstractSolver, bilevel.inverse_hvp.AbstractInverseHVP)
+
+
+def docstrings_of(value):
+    """Its own, those of the classes that it is made of, and those that these refer to."""
+    parts = inspect.getmro(value) if inspect.isclass(value) else (value,)
+    own = [part.__doc__ or "" for part in parts if part.__module__.startswith("bilevel")]
+    named = {name for text in own for name in re.findall(r"`(\w+)`", text)}
+    return "\n".join(own + [PUBLIC[name].__doc__ or "" for name in named if name in PUBLIC])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_begins_with_a_sentence_and_names_every_argument(name):
+    value = PUBLIC[name]
+    first, *_ = inspect.getdoc(value).split("\n\n")
+    assert first.rstrip().endswith((".", ":")), first
+    if inspect.isfunction(value) or issubclass(value, SETTABLE):
+        arguments = set(inspect.signature(value).parameters) - {"self", "args", "kwargs"}
+        assert arguments <= set(re.findall(r"\w+", docstrings_of(value)))

@@ -86,16 +86,25 @@ def test_rematerialisation_needs_less_memory():
 
 def test_aux_arguments_and_keys(x64, getkey):
     def inner(theta, psi, shift, *, key):
-        return 0.5 * jnp.sum((theta - psi - shift) ** 2) + 0 * jax.random.normal(key)
+        noise = 0.1 * jax.random.normal(key, theta.shape)
+        return 0.5 * jnp.sum((theta - psi - shift - noise) ** 2)
 
     def outer(theta, psi, scale):
         return scale * jnp.sum(theta), {"theta": theta}
 
     compute = unrolled_grad(outer, inner, solver=GradientDescent(optax.sgd(0.5), 30), has_aux=True)
-    args = {"outer_args": (jnp.asarray(3.0),), "inner_args": (jnp.asarray(1.0),), "key": getkey()}
-    grad, aux = compute(jnp.ones(2), jnp.zeros(2), **args)
-    np.testing.assert_allclose(grad, 3, rtol=1e-8)
-    np.testing.assert_allclose(aux["theta"], 2, rtol=1e-8)
+    args = {"outer_args": (jnp.asarray(3.0),), "inner_args": (jnp.asarray(1.0),)}
+    keys = [getkey() for _ in range(20)]
+    grads, auxes = zip(
+        *(compute(jnp.ones(2), jnp.zeros(2), key=key, **args) for key in (keys[0], *keys)),
+        strict=True,
+    )
+    np.testing.assert_allclose(grads, 3, rtol=1e-8)  # the noise has no part in the derivative
+    again, *thetas = (np.asarray(aux["theta"]) for aux in auxes)
+    np.testing.assert_array_equal(again, thetas[0])
+    # theta sums the noise of the steps with weights 1/2, 1/4, ...: its deviation is 0.1 / 3^0.5.
+    assert 0.03 < np.std(thetas) < 0.1
+    np.testing.assert_allclose(np.mean(thetas), 2, atol=0.05)
 
 
 def test_modules(getkey, x64):

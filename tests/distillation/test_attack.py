@@ -8,6 +8,9 @@ import pytest
 
 from bilevel_distillation import (
     AttackConfig,
+    AttackedNetwork,
+    AttackResults,
+    AttackSettings,
     EvaluationConfig,
     Reporter,
     RunConfig,
@@ -17,6 +20,7 @@ from bilevel_distillation import (
 )
 from bilevel_distillation._app._cli import main
 from bilevel_distillation._app._console import attack_table
+from bilevel_distillation._artifacts import RunFolder
 from bilevel_distillation._engine._distillation import load_data
 from bilevel_distillation._judging._attack import ATTACKS, TRAINED_ON, features, membership_auc
 from bilevel_distillation.data import load, sample
@@ -89,7 +93,7 @@ def test_a_run_sees_its_samples_alone_and_they_are_the_members(unattacked, monke
     monkeypatch.setattr(_attack, "_outputs", lambda net, x: seen.append(x) or outputs(net, x))
     results = attack(AttackConfig(unattacked, repeats=1))
     config = json.loads((unattacked / "config.json").read_text())
-    assert config["samples"] == 205 and results["settings"]["members"] == 205
+    assert config["samples"] == 205 and results.settings.members == 205
     preprocess = _attack.DistilledSet.load_npz(unattacked / "distilled.npz").preprocessor
     np.testing.assert_array_equal(seen[0], preprocess(part.train_images))
     np.testing.assert_array_equal(seen[1], preprocess(part.test_images))
@@ -110,16 +114,30 @@ def test_an_attack_that_was_stopped_goes_on_to_the_same_figures(unattacked):
 
     asked = AttackConfig(unattacked, repeats=2, steps=3, real_steps=4)
     whole = attack(asked)
-    assert [len(whole[kind]) for kind in TRAINED_ON] == [2, 2, 2]
-    assert all(set(one["auc"]) == set(ATTACKS) for one in whole["real_data"])
+    assert [len(whole.of(kind)) for kind in TRAINED_ON] == [2, 2, 2]
+    assert all(set(one.auc) == set(ATTACKS) for one in whole.real_data)
     (unattacked / "attack.json").unlink()
     with pytest.raises(RuntimeError, match="power"):
         attack(asked, Crash(2))
     reporter = Crash(100)
     assert attack(asked, reporter) == whole
     assert reporter.steps == [(6, 2)] and reporter.left == 96
-    assert json.loads((unattacked / "attack.json").read_text()) == whole
+    held = json.loads((unattacked / "attack.json").read_text())
+    assert held == whole.to_json() and list(held) == ["settings", *TRAINED_ON]
+    assert list(held["settings"]) == ["real_images", "members", "network", "norm", "steps",
+                                      "real_steps", "seed"]  # fmt: skip
+    assert held["real_data"][1] == {
+        "test_accuracy": whole.real_data[1].test_accuracy, "auc": dict(whole.real_data[1].auc)
+    }  # fmt: skip
     assert not list(unattacked.glob("*.partial"))
+
+
+def test_one_process_attacks_at_a_time(unattacked):
+    lock = RunFolder(unattacked).lock_attack()
+    assert lock is not None
+    with pytest.raises(ValueError, match="another process is attacking this run: wait for it"):
+        attack(AttackConfig(unattacked, repeats=1, steps=1))
+    lock.release()
 
 
 def test_the_command_prints_the_table_and_the_page_shows_it(unattacked, capsys, monkeypatch):
@@ -140,8 +158,9 @@ def test_the_command_prints_the_table_and_the_page_shows_it(unattacked, capsys, 
 
 
 def test_the_table_has_a_row_for_each_attacker():
-    one = {"test_accuracy": 0.5, "auc": dict.fromkeys(ATTACKS, 0.25)}
-    table = attack_table({kind: [one, one] for kind in TRAINED_ON}, "title")
+    one = AttackedNetwork(test_accuracy=0.5, auc=dict.fromkeys(ATTACKS, 0.25))
+    settings = AttackSettings(205, 205, "convnet", "none", steps=1, real_steps=1, seed=0)
+    table = attack_table(AttackResults(settings, (one, one), (one, one), (one, one)), "title")
     cells = [list(column.cells) for column in table.columns]
     names = ["threshold", "logistic regression", "MLP", "random forest", "nearest neighbours"]
     assert cells[0] == [*names, "test accuracy", "networks"]

@@ -214,18 +214,18 @@ def test_report_writes_the_page_beside_the_runs_other_files_or_elsewhere(
 
 
 def test_padding_of_nought_is_a_size_like_any_other(finished, monkeypatch):
-    from bilevel_distillation import EvaluateConfig
+    from bilevel_distillation import EvaluateConfig, EvaluationConfig
     from bilevel_distillation._judging import _reevaluate
 
     asked = []
     monkeypatch.setattr(_reevaluate, "judge", lambda config, *a, **k: asked.append(config) or [1.0])
-    folder = RunFolder(finished)
+    folder, brief = RunFolder(finished), EvaluationConfig(repeats=1, steps=1)
     config = json.loads(folder.config.read_text())
     folder.write_json(folder.config, config | {"padding": 4})
     try:
         for padding in (None, 0):
             _reevaluate.reevaluate(
-                EvaluateConfig(finished, padding=padding, baseline=False, repeats=1, steps=1)
+                EvaluateConfig(finished, padding=padding, baseline=False, evaluation=brief)
             )
     finally:
         folder.write_json(folder.config, config)
@@ -280,6 +280,10 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
         (["run", "--widht", 3], ("--widht",)),
         (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),
         (["evaluate"], ("PATH",)),
+        (
+            ["evaluate", "here", "--steps", 0],
+            ("evaluation: steps=0 is too small: give 1 or more.",),
+        ),
     ]:
         said = " ".join(refused(capsys, *arguments).split())
         assert all(word in said for word in words), said

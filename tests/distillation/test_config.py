@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import tyro
 
 from bilevel_distillation import EvaluateConfig, EvaluationConfig, RunConfig, resolve
 from bilevel_distillation._config import differences, from_json, to_json
@@ -106,7 +107,8 @@ def test_the_rate_of_the_coreset_follows_the_solve(solve, rate, decay):
 def test_what_depends_on_the_number_of_images_counts_all_classes():
     for ipc, classes, steps, flip in [
         (1, 10, 1000, True), (5, 2, 1000, True), (1, 100, 2000, True), (10, 10, 2000, True),
-        (10, 100, 2000, True), (11, 100, 2000, False),
+        (10, 100, 2000, True), (11, 100, 2000, False), (1, 1000, 2000, True),
+        (1, 1001, 2000, False),
     ]:  # fmt: skip
         found = resolve(RunConfig(dataset="cub200", ipc=ipc), (32, 32, 3), classes)
         assert (found.evaluation.steps, found.flip) == (steps, flip), (ipc, classes)
@@ -140,6 +142,26 @@ def test_differences_name_setting_and_values_but_not_the_folder():
     assert said[1].startswith("evaluation is ") and len(said) == 2
 
 
+def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
+    assert EvaluateConfig(WHERE).evaluations() == [EvaluationConfig()]
+    one = EvaluationConfig(network="vgg11", norm="batch", steps=7)
+    assert EvaluateConfig(WHERE, evaluation=one).evaluations() == [one]
+    several = EvaluateConfig(WHERE, network=("alexnet", "vgg11"), evaluation=one)
+    assert several.evaluations() == [replace(one, network="alexnet"), one]
+
+
+def test_flags_of_evaluate_are_those_of_its_evaluation_without_a_prefix():
+    words = ["here", "--network", "alexnet", "vgg11", "--norm", "none", "layer", "--steps", "7",
+             "--labels", "hard", "--full-steps", "9"]  # fmt: skip
+    found = tyro.cli(EvaluateConfig, args=words)
+    assert found.full_steps == 9 and found.evaluations() == [
+        EvaluationConfig(network=network, norm=norm, steps=7, labels="hard")
+        for network in ("alexnet", "vgg11")
+        for norm in ("none", "layer")
+    ]
+    assert tyro.cli(EvaluateConfig, args=["here"]).evaluations() == [EvaluationConfig()]
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -149,7 +171,6 @@ def test_differences_name_setting_and_values_but_not_the_folder():
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
         (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
-        (lambda: EvaluateConfig(WHERE, steps=0), "steps=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
         (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
         (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),

@@ -19,7 +19,7 @@ BELOW_ENGINE = BELOW_ARTIFACTS | {"_running", "_problem", "_output_space", "_art
 ALLOWED = {
     "networks": set(),
     "data": set(),
-    "_config": {"networks"},
+    "_config": {"networks", "data"},
     "_running": {"networks"},
     "_problem": {"_running", "networks"},
     "_output_space": {"_problem", "_running", "networks"},
@@ -37,6 +37,20 @@ ADAPTERS = {"jaxopt", "optimistix"}
 
 
 MOST_LINES = 350
+
+OF_FILES = {"open", "fdopen", "rename", "unlink", "read_text", "write_text", "read_bytes",
+            "write_bytes"}  # fmt: skip
+"""Functions and methods that open files, or name them anew."""
+
+PARSERS = {"json", "csv", "shutil"}
+"""Modules whose functions read and write what files hold, or move them."""
+
+NO_FILE_OF_A_RUN = {
+    "_config/_json.py calls json.dumps",  # the settings as text, which a folder keeps
+    "_config/_json.py calls json.loads",
+    "_app/_screen.py calls os.open",  # the null device
+    "_app/_sweep.py calls maps.read_text",  # of this process, in /proc
+}
 
 
 def imports(file: Path, root: Path) -> list[tuple[str, ...]]:
@@ -112,6 +126,40 @@ def test_the_list_itself_has_no_circle():
 def test_the_picture_of_the_layout_is_that_of_the_imports():
     drawn = runpy.run_path(str(DOCS / "layout.py"))
     assert (DOCS / "pictures" / "layout.svg").read_text() == drawn["draw"](), "run docs/layout.py"
+
+
+def handling_of_files(root: Path) -> set[str]:
+    """Where files are handled outside of `_artifacts`, and of `data`, which only reads."""
+    found = set()
+    for file in sorted(root.rglob("*.py")):
+        where = file.relative_to(root)
+        if where.parts[0] in ("_artifacts", "data"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            owner, _, name = called.rpartition(".")
+            if owner in PARSERS or called in ("open", "os.replace") or owner and name in OF_FILES:
+                found.add(f"{where.as_posix()} calls {called}")
+    return found
+
+
+def test_one_package_alone_handles_the_files_of_a_run():
+    assert handling_of_files(APPLICATION) == NO_FILE_OF_A_RUN
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["open(path)", "path.write_text('')", "json.load(file)", "os.replace(one, other)",
+     "def f():\n    Path('a').open('rb')"],
+)  # fmt: skip
+def test_a_file_that_is_handled_elsewhere_is_seen(tmp_path, line):
+    for package in ("_app", "_artifacts", "data"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "_some.py").write_text(line)
+    (found,) = handling_of_files(tmp_path)
+    assert found.startswith("_app/_some.py calls ")
 
 
 def test_the_toolkit_imports_few_libraries():

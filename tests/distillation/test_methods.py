@@ -113,6 +113,28 @@ def test_meta_gradient_equals_finite_differences_of_the_resolved_problem(problem
         assert slope == pytest.approx(float(difference), rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("name", ["vig", "cig", "rig", "rcig"])
+def test_the_inner_loss_is_a_mean_over_all_images_trained_on(problem, name, flip):
+    coreset, network, *_ = problem
+    coreset, method = replace(coreset, flip=flip), make_method(name)
+    theta = jax.tree.map(
+        lambda leaf: 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        method.start(network),
+    )
+    images, labels = coreset.support()
+    ridge = method.ridge_rate * len(coreset.images)
+    if name in ("vig", "cig"):
+        fit = np.sum((method.predict(theta, network, images) - labels) ** 2)
+    else:  # the last layer is solved: with its own penalty, ridge r^T (h h^T + ridge)^-1 r is left
+        h, offset = method.features_and_offset(theta, network, images)
+        rest = np.asarray(labels - offset)
+        fit = ridge * np.sum(rest * np.linalg.solve(h @ h.T + ridge * np.eye(len(h)), rest))
+    penalty = ridge * float(optax.tree.norm(theta, squared=True))
+    expected = 0.5 * (fit + penalty) / labels.size  # of all rows, mirror images included
+    assert float(method.inner(theta, coreset, network)) == pytest.approx(float(expected), rel=1e-9)
+
+
 def test_the_papers_way_converges_to_the_exact_one(problem, distance):
     method = make_method("rcig")
     exact = meta_gradient(method, problem, Newton(CG()), CG()).grad

@@ -19,8 +19,7 @@ def reproduce(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(module, "PAPER", {"digits": {1: 5.0}})
     monkeypatch.setattr(module, "ROWS", ("digits/1",))
-    for name in ("EvaluationConfig", "EvaluateConfig"):
-        monkeypatch.setattr(module, name, partial(getattr(module, name), steps=8))
+    monkeypatch.setattr(module, "EvaluationConfig", partial(module.EvaluationConfig, steps=8))
     return module
 
 
@@ -33,7 +32,7 @@ def test_a_row_is_judged_by_its_own_network_and_by_a_wide_one(
     )  # fmt: skip
     widths, evaluate = [], reproduce.reevaluate
     monkeypatch.setattr(
-        reproduce, "reevaluate", lambda one: (widths.append(one.width), evaluate(one))[1]
+        reproduce, "reevaluate", lambda one: (widths.append(one.evaluation.width), evaluate(one))[1]
     )
     reproduce.main(asked())
     reproduce.main(asked(seeds=(0, 1)))  # the first is held: no work is done twice

@@ -80,8 +80,9 @@ def complete(tmp_path_factory):
 
 def test_a_run_leaves_all_that_is_promised(complete):
     out, results = complete
-    assert set(results) == {"distilled", "random_subset"}
-    assert json.loads((out / "results.json").read_text()) == results
+    held = json.loads((out / "results.json").read_text())
+    assert held == results.to_json() and list(held) == ["distilled", "random_subset"]
+    assert held["distilled"] == list(results.distilled)
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [r["iteration"] for r in records if "loss" in r]
     assert steps == list(range(1, 13))
@@ -143,7 +144,7 @@ def test_a_page_that_cannot_be_drawn_loses_nothing(tmp_path, monkeypatch):
     listener.say = said.append
     monkeypatch.setattr(_page, "report", fail)
     results = run(replace(TINY, out=tmp_path / "run", iterations=1), listener)
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results.to_json()
     assert "could not be drawn (RuntimeError: no ink): the run is whole" in said[-1]
     assert not (tmp_path / "run" / "report.html").exists()
 
@@ -182,7 +183,8 @@ def test_results_are_safe_before_anything_is_drawn(copy, complete, monkeypatch):
     listener.say = said.append
 
     def fail(folder, distilled, results):
-        assert json.loads((copy / "results.json").read_text()) == results == complete[1]
+        assert json.loads((copy / "results.json").read_text()) == results.to_json()
+        assert results == complete[1]
         raise RuntimeError("no\nink.")
 
     with monkeypatch.context() as patch:

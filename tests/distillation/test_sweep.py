@@ -15,7 +15,15 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_distillation import EvaluationConfig, Interrupted, Reporter, RunConfig, sweep
+from bilevel_distillation import (
+    Accuracies,
+    EvaluationConfig,
+    Interrupted,
+    OverSeeds,
+    Reporter,
+    RunConfig,
+    sweep,
+)
 from bilevel_distillation._app import _sweep as module
 from bilevel_distillation._app._cli import main
 from bilevel_distillation._app._sweep import read_vary
@@ -47,7 +55,7 @@ def runs(monkeypatch):
         if config.width == 5:
             raise RuntimeError("out of memory")
         worth = 0.1 * config.ipc + 0.02 * config.seed
-        return {"distilled": [worth, worth + 0.02], "random_subset": [0.01]}
+        return Accuracies((worth, worth + 0.02), (0.01,))
 
     monkeypatch.setattr(module, "run", run)
     return asked
@@ -61,12 +69,19 @@ def test_all_combinations_are_run_and_gathered_over_seeds(runs, tmp_path):
     ]
     assert runs[1].out == tmp_path / "sweep" / "ipc=1,evaluation.steps=7,seed=1"
     assert runs[1].evaluation.repeats == 1 and runs[1].width == 4
-    one, other = results["settings"]
-    assert one["varied"] == {"ipc": 1, "evaluation.steps": 7} and one["seeds"] == 3
-    assert one["distilled"]["mean"] == pytest.approx(0.13)
-    assert one["distilled"]["deviation"] == pytest.approx(np.std([0.11, 0.13, 0.15]))
-    assert other["distilled"]["mean"] == pytest.approx(0.23)
-    assert json.loads((config.out / "results.json").read_text()) == results
+    one, other = results.settings
+    assert one.varied == {"ipc": 1, "evaluation.steps": 7} and one.seeds == 3
+    assert one.distilled.mean == pytest.approx(0.13)
+    assert one.distilled.deviation == pytest.approx(np.std([0.11, 0.13, 0.15]))
+    assert other.distilled.mean == pytest.approx(0.23)
+    held = json.loads((config.out / "results.json").read_text())
+    assert held == results.to_json() and list(held) == ["settings", "runs"]
+    assert list(held["settings"][0]) == ["varied", "seeds", "failed", "distilled", "random_subset"]
+    assert held["settings"][1]["distilled"]["mean"] == pytest.approx(0.23)
+    assert held["runs"]["ipc=2,evaluation.steps=7,seed=1"] == {
+        "varied": {"ipc": 2, "evaluation.steps": 7, "seed": 1},
+        "distilled": [0.22, 0.24], "random_subset": [0.01],
+    }  # fmt: skip
     with (config.out / "results.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["ipc"] for row in table] == ["1", "2"]
@@ -80,11 +95,16 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(runs, tmp_path):
     results = sweep(config, {"width": [4, 3, 5, 6], "seed": [1]}, reporter=listener)
     assert "width=3,seed=1: width=3 is odd: give another." in listener.said
     assert "width=5,seed=1: RuntimeError: out of memory" in listener.said
-    rows = [(row["varied"]["width"], row["seeds"], row["failed"]) for row in results["settings"]]
+    rows = [(row.varied["width"], row.seeds, row.failed) for row in results.settings]
     assert rows == [(4, 1, 0), (3, 0, 1), (5, 0, 1), (6, 1, 0)]
-    assert results["settings"][1]["distilled"] == {"mean": None, "deviation": None}
-    assert results["settings"][0]["distilled"]["deviation"] is None  # of one seed
-    assert results["runs"]["width=3,seed=1"]["error"] == "width=3 is odd: give another."
+    assert results.settings[1].distilled == OverSeeds(None, None)
+    assert results.settings[0].distilled.deviation is None  # of one seed
+    assert results.runs["width=3,seed=1"].error == "width=3 is odd: give another."
+    held = json.loads((tmp_path / "results.json").read_text())
+    assert held["settings"][1]["distilled"] == {"mean": None, "deviation": None}
+    assert held["runs"]["width=3,seed=1"] == {
+        "varied": {"width": 3, "seed": 1}, "error": "width=3 is odd: give another."
+    }  # fmt: skip
 
 
 def test_an_interruption_ends_the_sweep_and_keeps_what_was_found(runs, tmp_path, monkeypatch):
@@ -109,7 +129,7 @@ def test_float64_in_one_run_does_not_leak_into_the_next(tmp_path, monkeypatch):
         seen.append(jax.config.read("jax_enable_x64"))
         if config.float64:
             jax.config.update("jax_enable_x64", True)
-        return {"distilled": [1.0], "random_subset": [1.0]}
+        return Accuracies((1.0,), (1.0,))
 
     monkeypatch.setattr(module, "run", run)
     sweep(replace(TINY, out=tmp_path), {"float64": ["true", "false"]})
@@ -149,10 +169,10 @@ def test_processes_of_their_own_find_the_same(tmp_path, compile_quickly):
     one, other = (
         sweep(replace(TINY, out=tmp_path / str(jobs)), vary, jobs=jobs) for jobs in (1, 2)
     )
-    assert list(one["runs"]) == list(other["runs"])
-    assert one["settings"][0] == other["settings"][0] and one["settings"][0]["failed"] == 2
+    assert list(one.runs) == list(other.runs)
+    assert one.settings[0] == other.settings[0] and one.settings[0].failed == 2
     for name in ("distilled", "random_subset"):
-        means = [results["settings"][1][name]["mean"] for results in (one, other)]
+        means = [getattr(results.settings[1], name).mean for results in (one, other)]
         assert means[0] == pytest.approx(means[1], abs=0.02)  # compiled in another way
 
 
@@ -223,8 +243,8 @@ def test_a_cluster_finishes_the_runs_of_a_worker_that_was_killed(tmp_path):
         killer.start()
         results = sweep(config, {"seed": [0, 1, 2]}, cluster=cluster.scheduler_address)
         killer.join()
-    assert len(killed) == 1 and results["settings"][0]["seeds"] == 3
-    assert results["settings"][0]["failed"] == 0
+    assert len(killed) == 1 and results.settings[0].seeds == 3
+    assert results.settings[0].failed == 0
     # On this machine the same folders are complete, and only read.
     assert sweep(config, {"seed": [0, 1, 2]}) == results
 
@@ -256,8 +276,8 @@ def test_a_cluster_needs_its_package(runs, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_words_become_values_of_the_settings_type(runs, tmp_path, word, expected):
     results = sweep(replace(TINY, out=tmp_path), read_vary([word]))
-    (name,) = results["settings"][0]["varied"]
-    found = [row["varied"][name] for row in results["settings"]]
+    (name,) = results.settings[0].varied
+    found = [row.varied[name] for row in results.settings]
     assert found == expected and [type(v) for v in found] == [type(v) for v in expected]
     folders = [one.out for one in runs]
     assert len(set(folders)) == len(folders) and all(f.parent == tmp_path for f in folders)

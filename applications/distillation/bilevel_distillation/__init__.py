@@ -4,8 +4,16 @@ from . import data as data
 from . import engine as engine
 from . import networks as networks
 from ._app import Interrupted as Interrupted
+from ._app import OverSeeds as OverSeeds
+from ._app import SweepResults as SweepResults
+from ._app import SweptRun as SweptRun
+from ._app import SweptSetting as SweptSetting
 from ._app import run as run
 from ._app import sweep as sweep
+from ._artifacts import Accuracies as Accuracies
+from ._artifacts import AttackedNetwork as AttackedNetwork
+from ._artifacts import AttackResults as AttackResults
+from ._artifacts import AttackSettings as AttackSettings
 from ._artifacts import DistilledSet as DistilledSet
 from ._artifacts import draw_images as draw_images
 from ._artifacts import draw_learning_curve as draw_learning_curve
@@ -17,6 +25,7 @@ from ._config import EvaluationConfig as EvaluationConfig
 from ._config import RunConfig as RunConfig
 from ._config import resolve as resolve
 from ._engine import Distillation as Distillation
+from ._judging import Evaluation as Evaluation
 from ._judging import Held as Held
 from ._judging import Ranking as Ranking
 from ._judging import attack as attack
@@ -39,22 +48,31 @@ from .data import augment as augment
 
 __all__ = [
     "AbstractMethod",
+    "Accuracies",
     "AttackConfig",
+    "AttackResults",
+    "AttackSettings",
+    "AttackedNetwork",
     "CIG",
     "Coreset",
     "Distillation",
     "DistilledSet",
     "EvaluateConfig",
+    "Evaluation",
     "EvaluationConfig",
     "FRePo",
     "Held",
     "Interrupted",
     "METHODS",
+    "OverSeeds",
     "RCIG",
     "RIG",
     "Ranking",
     "Reporter",
     "RunConfig",
+    "SweepResults",
+    "SweptRun",
+    "SweptSetting",
     "VIG",
     "attack",
     "augment",

@@ -4,3 +4,7 @@ from ._cli import main as main
 from ._run import Interrupted as Interrupted
 from ._run import run as run
 from ._sweep import sweep as sweep
+from ._swept import OverSeeds as OverSeeds
+from ._swept import SweepResults as SweepResults
+from ._swept import SweptRun as SweptRun
+from ._swept import SweptSetting as SweptSetting

@@ -206,6 +206,7 @@ def _run(command: RunCommand, console: Console) -> None:
 
 
 def _sweep(command: SweepCommand, console: Console) -> None:
+    from .._artifacts import SweepFolder
     from ._console import ConsoleReporter, sweep_table
     from ._run import Interrupted
     from ._sweep import read_vary, sweep
@@ -222,11 +223,12 @@ def _sweep(command: SweepCommand, console: Console) -> None:
             )
         except Interrupted as interruption:
             _leave(str(interruption), 130)
-    console.print(sweep_table(results["settings"], f"{command.out.name}: over seeds"))
-    _say(console, f"all figures: {command.out / 'results.json'} and {command.out / 'results.csv'}")
-    failed = [name for name, one in results["runs"].items() if "error" in one]
+    console.print(sweep_table(results.settings, f"{command.out.name}: over seeds"))
+    folder = SweepFolder(command.out)
+    _say(console, f"all figures: {folder.results} and {folder.table}")
+    failed = [name for name, one in results.runs.items() if one.error is not None]
     if failed:
-        _leave(f"{len(failed)} of {len(results['runs'])} runs failed: {'; '.join(failed)}.", 1)
+        _leave(f"{len(failed)} of {len(results.runs)} runs failed: {'; '.join(failed)}.", 1)
 
 
 def _evaluate(command: EvaluateConfig, console: Console) -> None:
@@ -235,20 +237,21 @@ def _evaluate(command: EvaluateConfig, console: Console) -> None:
     from ._console import ConsoleReporter, architectures_table, ranking_table, results_table
 
     with ConsoleReporter(console) as reporter:
-        results = reevaluate(command, reporter)
+        evaluations = reevaluate(command, reporter)
     name = command.path.resolve().name
-    if "table" in results:
-        console.print(architectures_table(results["table"], name))
+    several = len(evaluations) > 1
+    if several:
+        console.print(architectures_table(evaluations, name))
         folder = RunFolder(command.path)
         if folder.config.exists():
-            folder.keep_evaluations(results["table"])
+            folder.keep_evaluations({(e.network, e.norm): e.accuracies for e in evaluations})
             _say(console, f"kept for the run's page: {folder.evaluations}")
     else:
-        console.print(results_table(results, name))
-    for row in results.get("table", [results]):
-        if "ranking" in row:
-            pair = f", {row['network']}, norm {row['norm']}" if "network" in row else ""
-            console.print(ranking_table(row["ranking"], name + pair))
+        console.print(results_table(evaluations[0].accuracies, name))
+    for one in evaluations:
+        if one.ranking is not None:
+            pair = f", {one.network}, norm {one.norm}" if several else ""
+            console.print(ranking_table(one.ranking, name + pair))
 
 
 def _attack(command: AttackConfig, console: Console) -> None:

@@ -1,7 +1,7 @@
 """What a run shows on the screen: progress with time left, messages, the final table."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +16,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .._artifacts import in_words, percent, spread
-from .._judging import Ranking
+from .._artifacts import TRAINED_ON, Accuracies, AttackResults, in_words, percent, spread
+from .._judging import Evaluation, Ranking
 from .._running import Reporter
+from ._swept import OverSeeds, SweptSetting
 
 LINE_SECONDS = 30.0
 
@@ -82,32 +83,35 @@ class ConsoleReporter(Reporter):
             self._progress = None
 
 
-def results_table(results: dict[str, Any], title: str) -> Table:
+_KINDS = {"distilled": "distilled set", "random_subset": "random subset, same size"}
+
+
+def results_table(results: Accuracies, title: str) -> Table:
     """Accuracies of the distilled set and of the random subset, in percent."""
     table = Table(title=Text(title), title_justify="left")
     table.add_column("trained on")
     table.add_column("test accuracy", justify="right")
     table.add_column("networks", justify="right")
-    rows = {"distilled": "distilled set", "random_subset": "random subset, same size"}
-    for key, name in rows.items():
-        if key in results:
-            table.add_row(name, percent(results[key]), str(len(results[key])))
+    for kind, name in _KINDS.items():
+        found = getattr(results, kind)
+        if found is not None:
+            table.add_row(name, percent(found), str(len(found)))
     return table
 
 
-def architectures_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+def architectures_table(evaluations: Sequence[Evaluation], title: str) -> Table:
     """One row for each network with its normalisation; accuracies in percent."""
     table = Table(title=Text(title), title_justify="left")
     for name in ("network", "norm"):
         table.add_column(name)
-    names = {"distilled": "distilled set", "random_subset": "random subset, same size"}
-    shown = {key: name for key, name in names.items() if key in rows[0]}
+    first = evaluations[0].accuracies
+    shown = {kind: name for kind, name in _KINDS.items() if getattr(first, kind) is not None}
     for name in shown.values():
         table.add_column(name, justify="right")
     table.add_column("networks", justify="right")
-    for row in rows:
-        found = [percent(row[key]) for key in shown]
-        table.add_row(row["network"], row["norm"], *found, str(len(row["distilled"])))
+    for one in evaluations:
+        found = [percent(getattr(one.accuracies, kind)) for kind in shown]
+        table.add_row(one.network, one.norm, *found, str(len(one.accuracies.distilled)))
     return table
 
 
@@ -132,48 +136,43 @@ def ranking_table(ranking: Ranking, title: str) -> Table:
     return table
 
 
-def attack_table(results: Mapping[str, Any], title: str) -> Table:
+def attack_table(results: AttackResults, title: str) -> Table:
     """AUC of each attacker, and test accuracy in percent; a column for each kind of training data.
 
     Figures are means ± standard deviations over networks.
     """
     table = Table(title=Text(title), title_justify="left")
     table.add_column("attacker, AUC")
-    kinds = {
-        "distilled": "distilled set",
-        "random_subset": "random subset, same size",
-        "real_data": "real data",
-    }
-    for name in kinds.values():
-        table.add_column(name, justify="right")
-    for attacker in results["distilled"][0]["auc"]:
-        found = [[one["auc"][attacker] for one in results[kind]] for kind in kinds]
+    names = _KINDS | {"real_data": "real data"}
+    for kind in TRAINED_ON:
+        table.add_column(names[kind], justify="right")
+    kinds = [results.of(kind) for kind in TRAINED_ON]
+    for attacker in results.distilled[0].auc:
+        found = [[one.auc[attacker] for one in networks] for networks in kinds]
         table.add_row(in_words(attacker), *map(spread, found))
     table.add_section()
-    accuracies = [[one["test_accuracy"] for one in results[kind]] for kind in kinds]
+    accuracies = [[one.test_accuracy for one in networks] for networks in kinds]
     table.add_row("test accuracy", *map(percent, accuracies))
-    table.add_row("networks", *(str(len(results[kind])) for kind in kinds))
+    table.add_row("networks", *(str(len(networks)) for networks in kinds))
     return table
 
 
-def sweep_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+def sweep_table(rows: Sequence[SweptSetting], title: str) -> Table:
     """A row for each setting: what varied, and accuracies in percent, over seeds."""
     table = Table(title=Text(title), title_justify="left")
-    for name in rows[0]["varied"]:
+    for name in rows[0].varied:
         table.add_column(name)
-    for name in ("distilled set", "random subset, same size", "runs", "failed"):
+    for name in (*_KINDS.values(), "runs", "failed"):
         table.add_column(name, justify="right")
     for row in rows:
-        found = [_over_seeds(row[kind]) for kind in ("distilled", "random_subset")]
-        counts = str(row["seeds"]), str(row["failed"] or "")
-        table.add_row(*map(str, row["varied"].values()), *found, *counts)
+        found = map(_over_seeds, (row.distilled, row.random_subset))
+        table.add_row(*map(str, row.varied.values()), *found, str(row.seeds), str(row.failed or ""))
     return table
 
 
-def _over_seeds(found: Mapping[str, float | None]) -> str:
-    mean, deviation = found["mean"], found["deviation"]
-    if mean is None:
+def _over_seeds(found: OverSeeds) -> str:
+    if found.mean is None:
         return "\N{EN DASH}"
-    if deviation is None:
-        return f"{100 * mean:.1f} %"
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+    if found.deviation is None:
+        return f"{100 * found.mean:.1f} %"
+    return f"{100 * found.mean:.1f} ± {100 * found.deviation:.1f} %"

@@ -1,16 +1,13 @@
 """The end of a run, when its results are safe: pictures, the export, the page."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from .._artifacts import DistilledSet, RunFolder
+from .._artifacts import Accuracies, DistilledSet, RunFolder
 from .._running import Reporter
 
 
 def missing(folder: RunFolder) -> list[str]:
-    """What of a finished run is not drawn."""
+    """Which pictures, exports and pages a finished run still lacks."""
     paths = (folder.images, folder.curve, folder.dataset, folder.report)
     return [path.name for path in paths if not path.exists()]
 
@@ -18,11 +15,11 @@ def missing(folder: RunFolder) -> list[str]:
 def finish(
     folder: RunFolder,
     distilled: DistilledSet,
-    results: Mapping[str, Any],
+    results: Accuracies,
     names: list[str],
     reporter: Reporter,
 ) -> None:
-    """Draw what has these names. A mishap is said, and ends nothing."""
+    """Draw the files of these names. A failure is reported, and ends nothing."""
     steps = {
         folder.images.name: ("picture of the images", "the same command", _draw_images),
         folder.curve.name: ("learning curve", "the same command", _draw_curve),
@@ -43,32 +40,32 @@ def finish(
             )
 
 
-def _draw_images(folder: RunFolder, distilled: DistilledSet, _: Mapping[str, Any]) -> None:
+def _draw_images(folder: RunFolder, distilled: DistilledSet, _: Accuracies) -> None:
     from .._artifacts import draw_images
 
     draw_images(distilled, folder.images)
 
 
-def _draw_curve(folder: RunFolder, _: DistilledSet, results: Mapping[str, Any]) -> None:
+def _draw_curve(folder: RunFolder, _: DistilledSet, results: Accuracies) -> None:
     from .._artifacts import draw_learning_curve
 
     records = folder.read_metrics()
     last = {
         "iteration": folder.read_config().iterations,
         "seconds": max((record.get("seconds", 0.0) for record in records), default=0.0),
-        "test_accuracy": float(np.mean(results["distilled"])),
-        "test_accuracy_std": float(np.std(results["distilled"])),
+        "test_accuracy": float(np.mean(results.distilled)),
+        "test_accuracy_std": float(np.std(results.distilled)),
     }
     draw_learning_curve([*records, last], folder.curve)
 
 
-def _export(folder: RunFolder, distilled: DistilledSet, _: Mapping[str, Any]) -> None:
+def _export(folder: RunFolder, distilled: DistilledSet, _: Accuracies) -> None:
     from .._artifacts import export_hf
 
     export_hf(distilled, folder.dataset, preprocess=folder.preprocess)
 
 
-def _draw_page(folder: RunFolder, _: DistilledSet, __: Mapping[str, Any]) -> None:
+def _draw_page(folder: RunFolder, _: DistilledSet, __: Accuracies) -> None:
     from .._page import report
 
     report(folder.path)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._artifacts import Checkpoints, DistilledSet, RunFolder, Snapshot, moments
+from .._artifacts import Accuracies, Checkpoints, DistilledSet, RunFolder, Snapshot, moments
 from .._config import RunConfig
 from .._engine import Distillation, Diverged, Metrics, State, load_data
 from .._judging import Held, hold, judge, judge_random_subsets
@@ -27,7 +27,7 @@ class Interrupted(Exception):
     """The run was asked to stop; its state is saved."""
 
 
-def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+def run(config: RunConfig, reporter: Reporter | None = None) -> Accuracies:
     """Distil a data set: train, evaluate, draw and export, in the folder `config.out`.
 
     A run that the folder holds goes on from its last checkpoint, to the same bits; one that is
@@ -37,8 +37,8 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
     the folder need not be visible.
 
     Returns:
-        The results: test accuracies of networks trained on the distilled set (`distilled`) and on
-        random subsets of the same size (`random_subset`).
+        Test accuracies of networks trained on the distilled set and on random subsets of the same
+        size.
 
     Raises:
         ValueError: settings or data that cannot work, before anything is computed; another process
@@ -56,7 +56,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> dict[str, Any]:
         folder.release()
 
 
-def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies:
     if config.dataset not in ("digits", *PRESETS):
         check_apart(config.dataset, config.out)
     make_mesh(config.devices)  # refuses more than there are, before data are loaded
@@ -65,7 +65,7 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, 
         preprocessor = None  # of other settings or data, which is said below
     distillation = Distillation(config, data, preprocessor)
 
-    def claim() -> tuple[DistilledSet | None, dict[str, Any] | None]:
+    def claim() -> tuple[DistilledSet | None, Accuracies | None]:
         folder.check_free()
         folder.lock()
         if not folder.claim(distillation.config):
@@ -92,8 +92,8 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> dict[str, 
     if results is None:
         results = _judge(distillation, held, distilled, reporter)
 
-    def end() -> dict[str, Any]:
-        folder.write_json(folder.results, results)
+    def end() -> Accuracies:
+        folder.keep_results(results)
         _say_if_loose(distillation.config, folder, reporter)
         drawn = (folder.images, folder.curve, folder.dataset, folder.report)
         finish(folder, distilled, results, [path.name for path in drawn], reporter)
@@ -112,7 +112,7 @@ def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Rep
 
 
 def _complete(
-    folder: RunFolder, distilled: DistilledSet, results: dict[str, Any], reporter: Reporter
+    folder: RunFolder, distilled: DistilledSet, results: Accuracies, reporter: Reporter
 ) -> None:
     reporter.say(f"{folder.path} holds this run, complete.")
     finish(folder, distilled, results, missing(folder), reporter)
@@ -268,7 +268,7 @@ def _unless_diverged(do: Callable[[], Any], pending, folder: RunFolder, reporter
 
 
 def _say_if_long(distillation: Distillation, before: float, reporter: Reporter) -> None:
-    """By the time of the second meta-iteration, which compiles nothing."""
+    """Judged by the time of the second meta-iteration, which compiles nothing."""
     from .._engine import advise
 
     left = distillation.total - distillation.iteration
@@ -335,16 +335,14 @@ class _Signals:
 
 def _judge(
     distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
-) -> dict[str, Any]:
+) -> Accuracies:
     config, data = distillation.config, distillation.data
     reporter.begin("evaluating", 2 * config.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
-    results = {
-        "distilled": judge(config, held, distilled, done=done),
-        "random_subset": judge_random_subsets(config, data, held, distilled, done=done),
-    }
+    accuracies = judge(config, held, distilled, done=done)
+    of_subsets = judge_random_subsets(config, data, held, distilled, done=done)
     reporter.end()
-    return results
+    return Accuracies(tuple(accuracies), tuple(of_subsets))

@@ -1,4 +1,4 @@
-"""The screen, which may be closed, full or of few letters: what cannot be shown stops no work."""
+"""The screen, which may be closed, full or short of letters: what cannot be shown stops no work."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ class Screen:
 
 @contextlib.contextmanager
 def screens() -> Iterator[Screen]:
-    """Inside the block, standard output and error are screens; the first is given."""
+    """Inside the block, standard output and error are screens; the first is yielded."""
     _occupy()
     out, err = Screen(sys.stdout), Screen(sys.stderr)
     before = sys.stdout, sys.stderr

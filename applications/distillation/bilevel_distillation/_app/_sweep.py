@@ -1,10 +1,7 @@
 """Many runs at once: the product of some settings' values, and one table of what came out."""
 
 import contextlib
-import csv
-import io
 import itertools
-import json
 import os
 import signal
 import socket
@@ -20,10 +17,11 @@ from urllib.parse import quote, urlsplit
 import jax
 import numpy as np
 
-from .._artifacts import hold_lock, in_short, write_whole
+from .._artifacts import Accuracies, SweepFolder, in_short
 from .._config import RunConfig
 from .._running import Reporter
 from ._run import Interrupted, run
+from ._swept import SweepResults, SweptRun
 from ._vary import known, values_of
 from ._vary import read_vary as read_vary
 
@@ -36,8 +34,8 @@ PATIENCE = 60.0
 _WATCH = "ends with its parent"
 _busy = threading.Event()
 
-Found = dict[str, Any]
-"""What a run came to: its accuracies by kind, or `error`, the sentence that it ended with."""
+Found = Accuracies | str
+"""What a run came to: its accuracies, or the sentence that it failed with."""
 
 
 def sweep(
@@ -47,7 +45,7 @@ def sweep(
     jobs: int = 1,
     cluster: str | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> SweepResults:
     """Run the product of all values, each in its own folder in `config.out`.
 
     Folders are named by what varies, such as `ipc=1,seed=0`. Runs that are complete are only read,
@@ -65,10 +63,8 @@ def sweep(
         reporter: who hears how it goes.
 
     Returns:
-        `settings`: a row for each setting but the seed, with `seeds`, `failed` (how many runs) and
-        the mean and deviation over seeds of `distilled` and `random_subset` (fractions; None where
-        no run ended, or for the deviation of one). `runs`: for each folder what varied, and its
-        accuracies, or the `error`.
+        All runs by their folders, and a row for each setting but the seed with the mean and the
+        deviation over seeds.
 
     Raises:
         ValueError: an unknown setting, or a value that it cannot have, before anything runs;
@@ -78,8 +74,8 @@ def sweep(
     reporter = reporter or Reporter()
     if jobs < 1:
         raise ValueError(f"jobs={jobs} is too small: give 1 or more.")
-    if (config.out / "config.json").exists():
-        raise ValueError(f"out={str(config.out)!r} holds a run: give another folder to a sweep.")
+    folder = SweepFolder(config.out)
+    folder.check_free()
     if not vary:
         raise ValueError("vary is empty: give a setting and its values, e.g. seed=0,1,2.")
     chosen = {known(name): values_of(known(name), values) for name, values in vary.items()}
@@ -91,24 +87,22 @@ def sweep(
         varied = dict(zip(chosen, values, strict=True))
         name = ",".join(f"{key}={_folder_name(value)}" for key, value in varied.items())
         configs[name] = varied, _changed(config, varied, config.out / name)
-    config.out.mkdir(parents=True, exist_ok=True)
-    lock = hold_lock(
-        config.out / ".lock",
-        f"out={str(config.out)!r} is in use, another process is going on with this sweep: wait for "
-        "it or stop it, or give another --out.",
-    )
+    folder.lock()
     try:
-        runs: dict[str, Found] = {}
+        runs: dict[str, SweptRun] = {}
         wanted = {name: one for name, (_, one) in configs.items()}
         for name, found in _run_all(wanted, jobs, cluster, reporter):
-            if "error" in found:
-                reporter.say(f"{name}: {found['error']}")
-            runs[name] = {"varied": configs[name][0]} | found
-            _write(config.out, _gather({name: runs[name] for name in configs if name in runs}))
-        return _gather({name: runs[name] for name in configs})
+            varied, _ = configs[name]
+            if isinstance(found, str):
+                reporter.say(f"{name}: {found}")
+                runs[name] = SweptRun(varied, error=found)
+            else:
+                runs[name] = SweptRun(varied, found)
+            results = SweepResults({name: runs[name] for name in configs if name in runs})
+            folder.keep(results.to_json(), results.table())
+        return SweepResults({name: runs[name] for name in configs})
     finally:
-        if lock is not None:
-            lock.release()
+        folder.release()
 
 
 def _folder_name(value: Any) -> str:
@@ -134,8 +128,8 @@ def _run_all(
     elsewhere = _in_processes(configs, jobs) if cluster is None else _on_cluster(configs, cluster)
     reporter.begin("runs", len(configs), 0)
     for name, found in elsewhere:
-        done = found.get("distilled")
-        reporter.advance(1, **({"accuracy": float(np.mean(done))} if done else {}))
+        failed = isinstance(found, str)
+        reporter.advance(1, **({} if failed else {"accuracy": float(np.mean(found.distilled))}))
         yield name, found
     reporter.end()
 
@@ -154,8 +148,8 @@ def _in_processes(configs: Mapping[str, RunConfig], jobs: int) -> Iterator[tuple
 
 
 def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tuple[str, Found]]:
-    """By Dask's own client: joblib's would run all here if there is but one worker, and wait for
-    ever for a run that its workers do not survive.
+    """By Dask's own client: joblib's would run everything here if there is but one worker, and
+    would wait for ever for a run that its workers do not survive.
     """
     try:
         from distributed import Client, as_completed
@@ -192,7 +186,7 @@ def _on_cluster(configs: Mapping[str, RunConfig], address: str) -> Iterator[tupl
                 yield future.result()
             else:
                 reason = in_short(future.exception() or ValueError(future.status))
-                yield futures[future], {"error": reason}
+                yield futures[future], reason
 
 
 def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> tuple[str, Found]:
@@ -203,9 +197,9 @@ def _run_one(name: str, config: RunConfig, reporter: Reporter | None = None) -> 
     except Interrupted:
         raise
     except (ValueError, OSError) as error:
-        return name, {"error": str(error)}
+        return name, str(error)
     except Exception as error:  # the others shall go on
-        return name, {"error": f"{type(error).__name__}: {error}"}
+        return name, f"{type(error).__name__}: {error}"
     finally:
         jax.config.update("jax_enable_x64", before)  # a run in float64 leaves it on
 
@@ -252,40 +246,4 @@ def _run_elsewhere(name: str, config: RunConfig, where: str) -> tuple[str, Found
         with contextlib.chdir(where):
             return _run_one(name, config)
     except (Interrupted, OSError) as error:
-        return name, {"error": str(error)}
-
-
-def _gather(runs: Mapping[str, Found]) -> dict[str, Any]:
-    """A row for each setting but the seed, and all runs."""
-    groups: dict[tuple, list[Found]] = {}
-    for one in runs.values():
-        setting = tuple((k, v) for k, v in one["varied"].items() if k != "seed")
-        groups.setdefault(setting, []).append(one)
-    rows = []
-    for setting, members in groups.items():
-        ended = [one for one in members if "error" not in one]
-        row: dict[str, Any] = {"varied": dict(setting), "seeds": len(ended)}
-        row["failed"] = len(members) - len(ended)
-        for kind in ("distilled", "random_subset"):
-            means = [np.mean(one[kind]) for one in ended]
-            row[kind] = {
-                "mean": float(np.mean(means)) if means else None,
-                "deviation": float(np.std(means)) if len(means) > 1 else None,
-            }
-        rows.append(row)
-    return {"settings": rows, "runs": dict(runs)}
-
-
-def _write(folder: Path, results: Mapping[str, Any]) -> None:
-    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    text = io.StringIO()
-    rows = results["settings"]
-    names = list(rows[0]["varied"])
-    writer = csv.writer(text, lineterminator="\n")
-    kinds = [(kind, part) for kind in ("distilled", "random_subset")
-             for part in ("mean", "deviation")]  # fmt: skip
-    writer.writerow([*names, "seeds", "failed", *(f"{k}_{part}" for k, part in kinds)])
-    for row in rows:
-        found = [row[kind][part] for kind, part in kinds]
-        writer.writerow([*row["varied"].values(), row["seeds"], row["failed"], *found])
-    write_whole(folder / "results.csv", text.getvalue())
+        return name, str(error)

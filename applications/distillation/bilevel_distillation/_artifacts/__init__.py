@@ -6,7 +6,10 @@ from ._arrays import names_in as names_in
 from ._arrays import read_arrays as read_arrays
 from ._arrays import write_arrays as write_arrays
 from ._attacked import TRAINED_ON as TRAINED_ON
-from ._attacked import read_attack as read_attack
+from ._attacked import AttackedNetwork as AttackedNetwork
+from ._attacked import AttackResults as AttackResults
+from ._attacked import AttackSettings as AttackSettings
+from ._attacked import Kind as Kind
 from ._card import FLIP_CODE as FLIP_CODE
 from ._card import whiten_code as whiten_code
 from ._checkpoints import Checkpoints as Checkpoints
@@ -38,8 +41,10 @@ from ._reading import in_short as in_short
 from ._reading import parse_json as parse_json
 from ._reading import read_bytes as read_bytes
 from ._reading import sha256_of as sha256_of
+from ._results import Accuracies as Accuracies
 from ._sums import Sums as Sums
 from ._sums import differing as differing
+from ._sweep_folder import SweepFolder as SweepFolder
 from ._text import one_line as one_line
 from ._version import own_version as own_version
 from ._writing import Unwritten as Unwritten

@@ -80,7 +80,7 @@ def _members(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zi
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """An array, whose size is looked at before memory is taken for it."""
+    """An array; its size is checked before memory is taken for it."""
     if member.file_size > _MOST_DEFLATED * (member.compress_size + 1):
         raise ValueError(f"its part {member.filename!r} is larger than it can be")
     with archive.open(member) as part:

@@ -1,33 +1,102 @@
-"""What an attack left in a run's folder."""
+"""What an attack found, and how a run's folder holds it."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from ._folder import RunFolder
 from ._reading import finite
 
-TRAINED_ON = ("distilled", "random_subset", "real_data")
+Kind = Literal["distilled", "random_subset", "real_data"]
+TRAINED_ON: tuple[Kind, ...] = get_args(Kind)
 
 
-def read_attack(folder: RunFolder) -> dict[str, Any] | None:
-    """What an attack left in a run's folder, if there was one.
+@dataclass(frozen=True)
+class AttackSettings:
+    """What an attack was made with: one with others does not go on from it.
 
-    Raises:
-        ValueError: it is damaged, or something else.
+    Attributes:
+        real_images: how many the run saw.
+        members: how many of them were asked about, beside as many held-out ones.
+        network: the kind of network that was attacked.
+        norm: its normalisation.
+        steps: training steps on the distilled set and on random subsets.
+        real_steps: and on the real images.
+        seed: of the networks and the attackers.
     """
-    if not folder.attack.exists():
-        return None
-    remedy, verdict = "delete it, and attack again", "is not what an attack leaves"
-    return folder.read_json(folder.attack, _check_attack, remedy, verdict)
+
+    real_images: int | None
+    members: int
+    network: str | None
+    norm: str | None
+    steps: int | None
+    real_steps: int | None
+    seed: int | None
 
 
-def _check_attack(results: Any) -> None:
-    if type(results["settings"]["members"]) is not int:
-        raise ValueError("members is no number")
-    for kind in TRAINED_ON:
-        if not isinstance(results[kind], list):
-            raise ValueError(f"{kind} is no list")
-        for one in results[kind]:
-            for figure in (one["test_accuracy"], *one["auc"].values()):
-                finite(figure)
-            if one["auc"].keys() != results[TRAINED_ON[0]][0]["auc"].keys():
-                raise ValueError("attackers differ")
+@dataclass(frozen=True)
+class AttackedNetwork:
+    """What a network gave away.
+
+    Attributes:
+        test_accuracy: a fraction.
+        auc: the area under the curve of each attacker, by its name: 0.5 is guessing, 1 is knowing.
+    """
+
+    test_accuracy: float
+    auc: Mapping[str, float]
+
+    @classmethod
+    def from_json(cls, value: Any) -> "AttackedNetwork":
+        auc = {name: finite(area) for name, area in value["auc"].items()}
+        return cls(finite(value["test_accuracy"]), auc)
+
+
+@dataclass(frozen=True)
+class AttackResults:
+    """What an attack found of each network, by what the networks were trained on.
+
+    Attributes:
+        settings: what it was made with.
+        distilled: networks trained on the distilled set.
+        random_subset: on random subsets of the same size.
+        real_data: on all real images that the run saw.
+    """
+
+    settings: AttackSettings
+    distilled: tuple[AttackedNetwork, ...] = ()
+    random_subset: tuple[AttackedNetwork, ...] = ()
+    real_data: tuple[AttackedNetwork, ...] = ()
+
+    def of(self, kind: Kind) -> tuple[AttackedNetwork, ...]:
+        """The networks trained on one kind of data."""
+        return getattr(self, kind)
+
+    def with_one_more(self, kind: Kind, found: AttackedNetwork) -> "AttackResults":
+        return replace(self, **{kind: (*self.of(kind), found)})
+
+    def to_json(self) -> dict[str, Any]:
+        """As `attack.json` holds them."""
+        kinds = {kind: [asdict(one) for one in self.of(kind)] for kind in TRAINED_ON}
+        return {"settings": asdict(self.settings)} | kinds
+
+    @classmethod
+    def from_json(cls, value: Any) -> "AttackResults":
+        """Those that `to_json` gave.
+
+        Raises:
+            ValueError: they are something else.
+        """
+        held = value["settings"]
+        if type(held["members"]) is not int:
+            raise ValueError("members is no number")
+        settings = AttackSettings(**{f.name: held.get(f.name) for f in fields(AttackSettings)})
+        kinds = {kind: _networks(kind, value[kind]) for kind in TRAINED_ON}
+        if len({tuple(one.auc) for networks in kinds.values() for one in networks}) > 1:
+            raise ValueError("attackers differ")
+        return cls(settings, **kinds)
+
+
+def _networks(kind: Kind, found: Any) -> tuple[AttackedNetwork, ...]:
+    if not isinstance(found, list):
+        raise ValueError(f"{kind} is no list")
+    return tuple(map(AttackedNetwork.from_json, found))

@@ -48,7 +48,7 @@ class Checkpoints:
         )
 
     def iterations(self) -> list[int]:
-        """Those that there are checkpoints of, the newest first."""
+        """The iterations that have a checkpoint, the newest first."""
         with guarded(self._folder):
             names = os.listdir(self._folder) if self._folder.exists() else []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())[::-1]

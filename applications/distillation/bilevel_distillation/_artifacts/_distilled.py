@@ -209,7 +209,7 @@ def _sum(array: np.ndarray) -> str:
 
 
 def _whitening(path: Path, told: np.ndarray, remedy: str) -> np.ndarray:
-    """What another file in the folder whitens images by."""
+    """The whitening matrix that another file in the folder holds."""
     with guarded(path, remedy):
         name, expected = json.loads(str(told))
         other = path.with_name(name)  # a name alone: it leads nowhere else
@@ -275,7 +275,7 @@ def _class_names(arrays: Mapping[str, np.ndarray], count: int, path: Path) -> tu
 def _single(
     arrays: Mapping[str, np.ndarray], keys: tuple[str, ...], kinds: str, default: Any, path: Path
 ) -> Any:
-    """One number or truth; an array of one is taken as well."""
+    """One number or boolean; an array of one element is taken as well."""
     key = next((key for key in keys if key in arrays), None)
     if key is None:
         return default

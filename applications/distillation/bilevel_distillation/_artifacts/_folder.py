@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,13 @@ from filelock import FileLock
 from .._config import RunConfig, differences, from_json, to_json
 from ..data import Preprocessor
 from ._arrays import read_arrays, write_arrays
+from ._attacked import AttackResults
 from ._distilled import DistilledSet
 from ._history import History
 from ._lines import append_lines, read_lines, write_lines
 from ._lock import hold_lock
 from ._reading import Damaged, finite, guarded, parse_json
+from ._results import Accuracies, Judges, evaluations_from_json, evaluations_to_json
 from ._sums import Sums
 from ._writing import drop_leftovers, is_leftover, move_aside
 
@@ -148,7 +150,9 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         if not self.config.exists():
-            raise ValueError(f"{str(self.path)!r} holds no run: no config.json is in it.")
+            raise ValueError(
+                f"{str(self.path)!r} holds no run, as no config.json is in it: give a run's folder."
+            )
         remedy = "restore it, give another --out, or delete checksums.json if you changed it"
         content = self._sums.checked(self.config, remedy)
         with guarded(self.config, remedy):
@@ -185,7 +189,7 @@ class RunFolder:
             return Preprocessor.from_arrays(arrays)
 
     def keep_preprocessor(self, preprocessor: Preprocessor) -> None:
-        """Fitting it anew might differ in the last bit, with another number of threads."""
+        """Keep it, as one fitted anew with another number of threads might differ in a last bit."""
         if self.preprocess.exists():
             return
         write_arrays(self.preprocess, preprocessor.to_arrays())
@@ -197,26 +201,41 @@ class RunFolder:
             )
 
     def keep_distilled(self, distilled: DistilledSet) -> None:
-        """Its whitening, which may be much larger, is in preprocess.npz already."""
+        """All but the whitening, which may be much larger, and is in preprocess.npz already."""
         distilled.save_npz(self.distilled, beside=self.preprocess.name)
 
     def read_distilled(self) -> DistilledSet:
         return DistilledSet.load_npz(self.distilled)
 
-    def keep_evaluations(self, table: list[dict[str, Any]]) -> None:
+    def keep_evaluations(self, evaluations: Mapping[Judges, Accuracies]) -> None:
         """Accuracies of networks with their normalisations; a pair replaces itself."""
-        names = ("network", "norm", "distilled", "random_subset")
-        rows = [{name: row[name] for name in names if name in row} for row in table]
         with FileLock(self.path / ".evaluations.lock"):
-            held = self.read_evaluations()
-            pairs = {(row["network"], row["norm"]): row for row in [*held, *rows]}
-            self.write_json(self.evaluations, list(pairs.values()))
+            held = {**self.read_evaluations(), **evaluations}
+            self.write_json(self.evaluations, evaluations_to_json(held))
 
-    def read_evaluations(self) -> list[dict[str, Any]]:
+    def read_evaluations(self) -> dict[Judges, Accuracies]:
         if not self.evaluations.exists():
-            return []
+            return {}
         remedy, verdict = "delete it, and evaluate again", "is not a list of evaluations"
-        return self.read_json(self.evaluations, check_evaluations, remedy, verdict)
+        return self.read_json(self.evaluations, evaluations_from_json, remedy, verdict)
+
+    def lock_attack(self) -> FileLock | None:
+        """Be the one process that attacks this run; None where nothing can be written."""
+        return hold_lock(
+            self.path / ".attack.lock",
+            f"path={str(self.path)!r} is in use, another process is attacking this run: wait for "
+            "it or stop it.",
+        )
+
+    def keep_attack(self, results: AttackResults) -> None:
+        self.write_json(self.attack, results.to_json())
+
+    def read_attack(self) -> AttackResults | None:
+        """What an attack left, if there was one."""
+        if not self.attack.exists():
+            return None
+        remedy, verdict = "delete it, and attack again", "is not what an attack leaves"
+        return self.read_json(self.attack, AttackResults.from_json, remedy, verdict)
 
     def append_metrics(self, records: Iterable[dict[str, Any]], sync: bool = False) -> None:
         append_lines(self.metrics, records, sync)
@@ -238,48 +257,26 @@ class RunFolder:
         self.metrics.unlink(missing_ok=True)
         self.history.cut(-1)
 
-    def read_results(self) -> dict[str, Any] | None:
+    def keep_results(self, results: Accuracies) -> None:
+        self.write_json(self.results, results.to_json())
+
+    def read_results(self) -> Accuracies | None:
         if not self.results.exists():
             return None
-        return self.read_json(
-            self.results, check_results, "move it away, and give the run's command again"
-        )
+        remedy = "move it away, and give the run's command again"
+        return self.read_json(self.results, Accuracies.from_json, remedy)
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write one of the folder's files, and its checksum."""
         self._sums.write(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def read_json(
-        self, path: Path, check: Callable[[Any], object], remedy: str, verdict: str = "is damaged"
-    ) -> Any:
-        """What `write_json` wrote, which `check` raises of if it holds something else."""
+        self, path: Path, parse: Callable[[Any], T], remedy: str, verdict: str = "is damaged"
+    ) -> T:
+        """What `parse` makes of what `write_json` wrote; it raises where that is something else."""
         content = self._sums.checked(path, remedy)
         with guarded(path, remedy, verdict):
-            value = parse_json(content)
-            check(value)
-            return value
-
-
-def check_results(value: Any) -> None:
-    """Raise if these are no accuracies as a run or an evaluation finds them."""
-    for name in ("distilled", "random_subset"):
-        found = value.get(name)
-        if found is None and name == "random_subset":
-            continue
-        if not isinstance(found, list) or not found:
-            raise ValueError(f"{name} is no list of accuracies")
-        for accuracy in found:
-            if not 0 <= finite(accuracy) <= 1:
-                raise ValueError(f"{name} holds {accuracy}, which is no accuracy")
-
-
-def check_evaluations(value: Any) -> None:
-    if not isinstance(value, list):
-        raise ValueError("it is no list")
-    for row in value:
-        check_results(row)
-        if not isinstance(row["network"], str) or not isinstance(row["norm"], str):
-            raise ValueError("an evaluation names no network")
+            return parse(parse_json(content))
 
 
 def _check_record(record: dict[str, Any]) -> None:

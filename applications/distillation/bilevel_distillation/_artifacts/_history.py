@@ -19,7 +19,7 @@ _EARLY = (0.01, 0.02, 0.05, 0.1)  # parts of the run: images change most at its 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Some images of a distilled set after an iteration; of one run, always the same ones.
+    """Some images of a distilled set after an iteration; always the same ones in a run.
 
     Attributes:
         iteration: meta-iterations done.
@@ -41,7 +41,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, distilled: DistilledSet, iteration: int) -> "Snapshot":
-        """At most 100 images of a set, as many of each class."""
+        """At most 100 images of a set, equally many of each class."""
         rows = choose(distilled.classes, MOST_IMAGES)
         return cls(
             iteration=iteration,
@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def choose(classes: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
-    """At most so many rows, the first of each class; of too many classes, some evenly spaced."""
+    """At most `most` rows, the first of each class; of evenly spaced classes if there are more."""
     present = np.unique(classes)
     if len(present) > most:
         present = present[np.linspace(0, len(present) - 1, most).round().astype(int)]
@@ -107,7 +107,7 @@ class History:
                 path.unlink()
 
     def read(self) -> list[Snapshot]:
-        """All snapshots, in order; of an older run there may be none.
+        """All snapshots, in order; an older run may have none.
 
         Raises:
             ValueError: one is damaged.

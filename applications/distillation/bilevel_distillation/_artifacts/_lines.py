@@ -1,4 +1,4 @@
-"""Records as lines of JSON that a file grows by, each with a checksum of its own."""
+"""Records appended to a file as lines of JSON, each with a checksum of its own."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 
 def append_lines(path: Path, records: Iterable[Record], sync: bool = False) -> None:
-    """Add records at the end, on the disk with `sync`; not through a link."""
+    """Add records at the end; `sync` waits for the disk. A link is not followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     with writing(path), os.fdopen(os.open(path, flags, 0o666), "ab") as file:
         file.write("".join(map(_line, records)).encode())

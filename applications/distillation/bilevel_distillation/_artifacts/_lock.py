@@ -9,7 +9,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def hold_lock(path: Path, sentence: str) -> FileLock | None:
-    """Hold a lock until it is released, or this process ends in whatever way.
+    """Hold a lock until it is released, or this process ends, however it ends.
 
     Returns:
         The lock; None in a folder that nothing can be written to.

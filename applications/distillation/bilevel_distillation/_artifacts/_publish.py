@@ -46,8 +46,8 @@ def publish(distilled: DistilledSet, folder: Path, write: Callable[[Path], objec
 
 
 def _abandoned(folder: Path) -> list[Path]:
-    """What killed exports to this place left beside it: of their names, holding nothing but what
-    exports write, and changed by nobody for an hour.
+    """What killed exports to this place left beside it: folders with their names, which hold
+    nothing but what exports write, and which nobody has changed for an hour.
     """
     start = unfinished_name(folder.name)[: -len("01234567.partial")]
     found = []
@@ -105,7 +105,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise ValueError("its checksums or its provenance are no dictionary")
         finite(record["log_temperature"])
         if not isinstance(record["flip"], bool):
-            raise ValueError("its flip is no truth")
+            raise ValueError("its flip is neither true nor false")
         return record
 
 

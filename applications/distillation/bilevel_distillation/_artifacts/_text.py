@@ -6,7 +6,7 @@ _REVERSING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def one_line(text: object) -> str:
-    """A name on one line, with a mark in the place of what is no character or turns text around.
+    """A name on one line; a mark stands for what is no character or reverses the text after it.
 
     Examples:
         >>> one_line("two\\nlines")

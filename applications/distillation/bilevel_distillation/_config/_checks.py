@@ -1,4 +1,4 @@
-"""What is asked of single settings."""
+"""Checks of single settings."""
 
 from typing import Any, get_args
 

@@ -1,7 +1,7 @@
 """The settings of networks that are trained to judge."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, one_of, positive
@@ -39,20 +39,18 @@ class EvaluationConfig:
     warmup: int = 500
     batch_size: int = 256
 
+    prefix: ClassVar[str] = "evaluation."
+    """What stands before the name of a setting where it is given, for what is said of it."""
+
     def __post_init__(self) -> None:
-        check_name("evaluation.network", self.network, NETWORKS, GROUP)
+        check_name(f"{self.prefix}network", self.network, NETWORKS, GROUP)
         if self.norm is not None:
-            one_of("evaluation.norm", self.norm, NormName)
-        check_training(self, "evaluation.")
-
-
-def check_training(config: Any, prefix: str = "") -> None:
-    """Raise where an `EvaluationConfig` or an `EvaluateConfig` asks for what cannot be."""
-    one_of(f"{prefix}labels", config.labels, LabelName)
-    for name in ("repeats", "steps", "batch_size", "width"):
-        if getattr(config, name) is not None:
-            at_least_one(prefix + name, getattr(config, name))
-    if config.warmup < 0:
-        raise ValueError(f"{prefix}warmup={config.warmup} is negative: give 0 or more.")
-    if config.learning_rate is not None:
-        positive(f"{prefix}learning_rate", config.learning_rate)
+            one_of(f"{self.prefix}norm", self.norm, NormName)
+        one_of(f"{self.prefix}labels", self.labels, LabelName)
+        for name in ("repeats", "steps", "batch_size", "width"):
+            if getattr(self, name) is not None:
+                at_least_one(self.prefix + name, getattr(self, name))
+        if self.warmup < 0:
+            raise ValueError(f"{self.prefix}warmup={self.warmup} is negative: give 0 or more.")
+        if self.learning_rate is not None:
+            positive(f"{self.prefix}learning_rate", self.learning_rate)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from ..data import PRESETS
 from ._run import RunConfig
 from ._types import Solve
 
@@ -18,13 +19,16 @@ def resolve(
     """The config with every open setting filled in, from the data set's preset, the shape of its
     images and its number of classes; what a method of its own wants comes before all of them.
     """
-    preset = _PRESETS.get(config.dataset, {})
-    filled = {**_by_shape(image_shape), **_RATES[config.solve], **preset}
+    preset = PRESETS.get(config.dataset)
+    filled = {**_by_shape(image_shape), **_RATES[config.solve]}
+    if config.dataset == "digits":
+        filled |= _DIGITS
+    if preset is not None and config.ipc in preset.iterations:
+        filled["iterations"] = preset.iterations[config.ipc]
+    filled["n_subset"] = None if preset is None else preset.n_subset.get(config.ipc)
     few = config.ipc * classes <= 1000
-    filled["flip"] = config.dataset in MIRRORED and image_shape[2] == 3 and few
-    for name in ("iterations", "n_subset"):
-        by_ipc = filled.pop(f"{name}_by_ipc", {})
-        filled[name] = by_ipc.get(config.ipc, filled.get(name))
+    mirrored = preset is not None and preset.mirrored
+    filled["flip"] = mirrored and image_shape[2] == 3 and few
     filled |= of_method
     given = {name: value for name, value in filled.items() if getattr(config, name) is None}
     config = replace(config, **given)
@@ -44,29 +48,7 @@ _RATES: dict[Solve, dict[str, float]] = {
 }
 """Rates of the coreset's optimiser by way of solving: those of the paper are for its own way."""
 
-_SMALL = dict(iterations_by_ipc={1: 15_000, 10: 10_000, 50: 5_000})
-_LARGE = dict(iterations_by_ipc={1: 6_000, 10: 3_000})
-_PRESETS: dict[str, dict[str, Any]] = {
-    "digits": dict(width=64, depth=2, padding=0, batch_size=256, iterations=500),
-    "mnist": _SMALL,
-    "fashion_mnist": _SMALL,
-    "cifar10": _SMALL,
-    "cifar100": dict(
-        iterations_by_ipc={1: 10_000, 10: 5_000, 50: 4_000}, n_subset_by_ipc={50: 2_000}
-    ),
-    "tiny_imagenet": dict(iterations_by_ipc={1: 5_000, 10: 2_000}, n_subset_by_ipc={10: 500}),
-    "cub200": dict(iterations_by_ipc={1: 10_000, 10: 2_000}),
-    "imagenette": _LARGE,
-    "imagewoof": _LARGE,
-    "imagenet64": dict(iterations_by_ipc={1: 2_000, 2: 2_000}, n_subset_by_ipc={1: 500, 2: 500}),
-}
-"""Settings of the RCIG paper (table 7, appendix C) where it has the data set."""
-
-
-MIRRORED = frozenset(
-    {"cifar10", "cifar100", "tiny_imagenet", "cub200", "imagenette", "imagewoof", "imagenet64"}
-)
-"""Whose images are as likely as their mirror images; of others that is not known."""
+_DIGITS = dict(width=64, depth=2, padding=0, batch_size=256, iterations=500)
 
 
 def _by_shape(image_shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class RunConfig:
             linear, and the paper's 3e-3 elsewhere.
         coreset_decay: what is left of that rate at the end, after a cosine; by default 0.1 where
             the solve is linear, and 1 (a constant rate) elsewhere.
-        temperature_rate: and for the logarithm of the temperature.
+        temperature_rate: its rate for the logarithm of the temperature.
         average_decay: of the moving average that is evaluated and released.
         pool_size: networks in the pool.
         pool_rate: Adam's rate in their training.

@@ -188,7 +188,7 @@ class Distillation:
             raise self._diverged(f"its loss ({float(self._in_flight.loss)})")
 
     def _diverged(self, what: str) -> Diverged:
-        """Names the rates of what went astray."""
+        """The error, with the rates of what diverged."""
         names = ["coreset_rate"]
         if not _is_sound(self.whole_state().pool):
             names.append("pool_rate")

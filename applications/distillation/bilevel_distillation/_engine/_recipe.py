@@ -31,7 +31,7 @@ from ._state import Recipe, State
 
 
 def what_compiles(config: RunConfig) -> RunConfig:
-    """The config with all settings levelled that no compiled function depends on."""
+    """The config with one value for each setting that no compiled function depends on."""
     return replace(
         config,
         out=Path(),

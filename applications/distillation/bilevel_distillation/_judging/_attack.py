@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._artifacts import TRAINED_ON, DistilledSet, RunFolder, hold_lock, read_attack
+from .._artifacts import (
+    TRAINED_ON,
+    AttackedNetwork,
+    AttackResults,
+    AttackSettings,
+    DistilledSet,
+    Kind,
+    RunFolder,
+)
 from .._config import AttackConfig, RunConfig
 from .._engine import judging_maker, load_data
 from .._problem import Coreset, centred_one_hot, choose_per_class
@@ -24,7 +32,7 @@ from ._judge import match_classes
 ATTACKS = ("threshold", "logistic_regression", "mlp", "random_forest", "nearest_neighbours")
 
 
-def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+def attack(asked: AttackConfig, reporter: Reporter | None = None) -> AttackResults:
     """Try to tell the images that a run distilled from held-out ones, by what networks answer.
 
     Networks are trained by the run's evaluation recipe (a) on the distilled set, (b) on a random
@@ -37,8 +45,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
     attack that was stopped goes on from there.
 
     Returns:
-        `distilled`, `random_subset` and `real_data`: a list each, with `test_accuracy` (a
-        fraction) and `auc` (by the attacker's name) for each network; and the `settings`.
+        The test accuracy and the AUC of each attacker, for each network.
 
     Raises:
         ValueError: no finished run is there, or its `attack.json` has other settings.
@@ -49,11 +56,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
         raise ValueError(
             f"path={str(asked.path)!r} holds a run that is not finished: run it to its end."
         )
-    lock = hold_lock(
-        asked.path / ".attack.lock",
-        f"path={str(asked.path)!r} is in use, another process is attacking this run: wait for it "
-        "or stop it.",
-    )
+    lock = folder.lock_attack()
     try:
         return _attack(asked, folder, config, reporter or Reporter())
     finally:
@@ -63,7 +66,7 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> dict[str, A
 
 def _attack(
     asked: AttackConfig, folder: RunFolder, config: RunConfig, reporter: Reporter
-) -> dict[str, Any]:
+) -> AttackResults:
     distilled = folder.read_distilled()
     evaluation = config.evaluation
     steps = asked.steps or evaluation.steps
@@ -72,42 +75,42 @@ def _attack(
     distilled = match_classes(distilled, data, reporter.say)
     count = min(len(data.train_labels), len(data.test_labels))
     _check_enough(count)
-    settings = {
-        "real_images": len(data.train_labels),
-        "members": count,
-        "network": evaluation.network,
-        "norm": evaluation.norm or config.norm,
-        "steps": steps,
-        "real_steps": real_steps,
-        "seed": asked.seed,
-    }
+    settings = AttackSettings(
+        real_images=len(data.train_labels),
+        members=count,
+        network=evaluation.network,
+        norm=evaluation.norm or config.norm,
+        steps=steps,
+        real_steps=real_steps,
+        seed=asked.seed,
+    )
     results = _begun(folder, settings)
-    done = sum(len(results[kind]) for kind in TRAINED_ON)
+    done = sum(len(results.of(kind)) for kind in TRAINED_ON)
     reporter.begin("attacking", max(done, len(TRAINED_ON) * asked.repeats), done)
     scene = _Scene(config, data, distilled, asked.seed, count)
     for i in range(asked.repeats):
         for kind in TRAINED_ON:
-            if i < len(results[kind]):
+            if i < len(results.of(kind)):
                 continue
             network = scene.train(kind, real_steps if kind == "real_data" else steps, i)
             found = scene.attack(network, i)
-            results[kind].append(found)
-            folder.write_json(folder.attack, results)
-            reporter.advance(1, accuracy=found["test_accuracy"])
+            results = results.with_one_more(kind, found)
+            folder.keep_attack(results)
+            reporter.advance(1, accuracy=found.test_accuracy)
     reporter.end()
     return results
 
 
-def _begun(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
+def _begun(folder: RunFolder, settings: AttackSettings) -> AttackResults:
     """What an earlier attack with these settings left."""
-    results = read_attack(folder)
+    results = folder.read_attack()
     if results is None:
-        return {"settings": settings} | {kind: [] for kind in TRAINED_ON}
-    found = results["settings"]
+        return AttackResults(settings)
+    found = asdict(results.settings)
     different = [
-        f"{name} is {found.get(name)!r} there and {value!r} here"
-        for name, value in settings.items()
-        if found.get(name) != value
+        f"{name} is {found[name]!r} there and {value!r} here"
+        for name, value in asdict(settings).items()
+        if found[name] != value
     ]
     if different:
         raise ValueError(
@@ -128,7 +131,7 @@ class _Scene:
         self.members = jnp.asarray(distilled.preprocessor(data.train_images))
         self.others = jnp.asarray(distilled.preprocessor(data.test_images))
 
-    def train(self, kind: str, steps: int | None, number: int) -> AbstractNetwork:
+    def train(self, kind: Kind, steps: int | None, number: int) -> AbstractNetwork:
         """Network `number` on the distilled set, a random subset or the real data; those of one
         number begin with the same weights.
         """
@@ -150,7 +153,7 @@ class _Scene:
         maker = judging_maker(config, data.image_shape, data.classes)
         return train_network(*coreset.support(), maker, recipe, key)
 
-    def attack(self, network: AbstractNetwork, number: int) -> dict[str, Any]:
+    def attack(self, network: AbstractNetwork, number: int) -> AttackedNetwork:
         """The AUC of each attacker, and the network's test accuracy."""
         members = features(_outputs(network, self.members), self.data.train_labels)
         outputs = _outputs(network, self.others)
@@ -159,7 +162,7 @@ class _Scene:
         members, others = (rng.permutation(one)[: self.count] for one in (members, others))
         auc = {name: membership_auc(name, members, others, self.seed) for name in ATTACKS}
         right = outputs.argmax(1) == self.data.test_labels
-        return {"test_accuracy": float(right.mean()), "auc": auc}
+        return AttackedNetwork(float(right.mean()), auc)
 
 
 def features(

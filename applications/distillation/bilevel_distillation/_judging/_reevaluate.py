@@ -1,13 +1,13 @@
 """Judging a distilled set again: a run's, an exported one, or one made elsewhere."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._artifacts import DistilledSet, NoPreprocessor, RunFolder, load_hf
+from .._artifacts import Accuracies, DistilledSet, NoPreprocessor, RunFolder, load_hf
 from .._config import EvaluateConfig, EvaluationConfig, RunConfig, resolve
 from .._engine import check_judges, load_data
 from .._running import Reporter
@@ -16,29 +16,39 @@ from ._judge import Held, hold, judge, judge_all_data, judge_random_subsets, mat
 from ._ranking import Ranking
 
 
-def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Accuracies, as fractions, for the set at `asked.path`.
+@dataclass(frozen=True)
+class Evaluation:
+    """What networks of one kind make of a distilled set.
+
+    Attributes:
+        network: the kind.
+        norm: its normalisation.
+        accuracies: of those networks; of random subsets only where they were asked for.
+        ranking: the scores of DD-Ranking; None where they were not asked for.
+    """
+
+    network: str
+    norm: str
+    accuracies: Accuracies
+    ranking: Ranking | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        pair = {"network": self.network, "norm": self.norm}
+        ranking = {} if self.ranking is None else {"ranking": asdict(self.ranking)}
+        return pair | self.accuracies.to_json() | ranking
+
+
+def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> list[Evaluation]:
+    """Judge the set at `asked.path` anew.
 
     Returns:
-        For one network with one normalisation what `run` returns: `distilled` and, with
-        `asked.baseline`, `random_subset`, a list each; with `asked.ranking` a `Ranking` as
-        `ranking`. For several a `table`: a list of such dictionaries with `network` and `norm`.
+        One evaluation for each network with each normalisation that was asked for.
 
     Raises:
         ValueError: no distilled set is there, or it does not fit the data set or a network.
     """
     reporter = reporter or Reporter()
     distilled, config = _open(asked)
-    if distilled is not None and asked.zca is not None:
-        raise ValueError(
-            f"zca={asked.zca} is for a set made elsewhere: {str(asked.path)!r} says itself how its "
-            "images were preprocessed, so leave zca out."
-        )
-    if not config.dataset:
-        raise ValueError(
-            f"dataset is not known from {str(asked.path)!r} itself: name it, e.g. --dataset "
-            "cifar10."
-        )
     data = load_data(config)
     if distilled is None:
         distilled = _read_foreign(asked, data)
@@ -48,22 +58,19 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> dict[
     distilled = match_classes(distilled, data, reporter.say)
     configs = _configs(asked, config, distilled, data)
     held = hold(data, distilled.preprocessor)
-    sets = 6 if asked.ranking and asked.labels == "soft" else 5 if asked.ranking else 1
+    sets = 6 if asked.ranking and asked.evaluation.labels == "soft" else 5 if asked.ranking else 1
     sets += asked.baseline and not asked.ranking
-    reporter.begin("evaluating", len(configs) * sets * asked.repeats, 0)
+    reporter.begin("evaluating", len(configs) * sets * asked.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
-    table = []
+    evaluations = []
     for one in configs:
         judges = _Judges(one, data, held, distilled, done)
-        pair = {"network": one.evaluation.network, "norm": one.evaluation.norm or one.norm}
-        table.append(pair | _judge(judges, asked))
+        evaluations.append(_judge(judges, asked))
     reporter.end()
-    if len(table) > 1:
-        return {"table": table}
-    return {key: found for key, found in table[0].items() if key not in ("network", "norm")}
+    return evaluations
 
 
 def _configs(
@@ -120,20 +127,20 @@ class _Judges:
         return self._seen[key]
 
 
-def _judge(judges: _Judges, asked: EvaluateConfig) -> dict[str, Any]:
-    results: dict[str, Any] = {"distilled": judges.distilled()}
-    if asked.baseline or asked.ranking:
-        results["random_subset"] = judges.random()
-    if asked.ranking:
-        steps = asked.full_steps or judges.config.evaluation.steps
-        results["ranking"] = Ranking(
+def _judge(judges: _Judges, asked: EvaluateConfig) -> Evaluation:
+    evaluation = judges.config.evaluation
+    distilled = tuple(judges.distilled())
+    random = tuple(judges.random()) if asked.baseline or asked.ranking else None
+    ranking = None
+    if random is not None and asked.ranking:
+        ranking = Ranking(
             *(
                 float(np.mean(accuracies))
                 for accuracies in (
-                    results["distilled"],
-                    results["random_subset"],
+                    distilled,
+                    random,
                     judges.distilled(labels="hard"),
-                    judges.all_data(steps=steps),
+                    judges.all_data(steps=asked.full_steps or evaluation.steps),
                     judges.distilled(augment=True),
                     judges.random(augment=True),
                     judges.distilled(augment=False),
@@ -141,11 +148,18 @@ def _judge(judges: _Judges, asked: EvaluateConfig) -> dict[str, Any]:
                 )
             )
         )
-    return results
+    return Evaluation(
+        evaluation.network,
+        evaluation.norm or judges.config.norm,
+        Accuracies(distilled, random),
+        ranking,
+    )
 
 
 def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
-    """The set at the path, None if only its data set tells how to read it, and how it was made."""
+    """The set at the path, None if only its data set tells how to read it, and settings of a run on
+    that data set, with what is known of how the set was made.
+    """
     path, folder = asked.path, RunFolder(asked.path)
     if not path.exists():
         raise ValueError(
@@ -159,18 +173,39 @@ def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
             )
         config = folder.read_config()
         distilled = folder.read_distilled()
+        _check_own(asked)
         # Columns and splits are those of the run's own data set.
         return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
     try:
         distilled = load_hf(path) if path.is_dir() else DistilledSet.load_npz(path)
     except NoPreprocessor:
-        return None, RunConfig(dataset=asked.dataset or "")
+        return None, RunConfig(dataset=_named(asked.dataset, path))
+    _check_own(asked)
     known = distilled.provenance
     names = ("width", "depth", "padding")
     sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
     if isinstance(known.get("norm"), str):
         sizes["norm"] = known["norm"]
-    return distilled, RunConfig(dataset=asked.dataset or str(known.get("dataset", "")), **sizes)
+    return distilled, RunConfig(
+        dataset=_named(asked.dataset or known.get("dataset"), path), **sizes
+    )
+
+
+def _check_own(asked: EvaluateConfig) -> None:
+    """Raise where a set that says itself how it was preprocessed is told so."""
+    if asked.zca is not None:
+        raise ValueError(
+            f"zca={asked.zca} is for a set made elsewhere: {str(asked.path)!r} says itself how its "
+            "images were preprocessed, so leave zca out."
+        )
+
+
+def _named(dataset: Any, path: Path) -> str:
+    if not dataset:
+        raise ValueError(
+            f"dataset is not known from {str(path)!r} itself: name it, e.g. --dataset cifar10."
+        )
+    return str(dataset)
 
 
 def _elsewhere(config: RunConfig, dataset: str) -> RunConfig:
@@ -191,7 +226,7 @@ def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
 
 
 def _check_preprocessed(images: np.ndarray, path: Path) -> None:
-    """Images that networks are trained on are about zero, in steps of nothing."""
+    """Raise where images are plain pixels; preprocessed ones lie on both sides of zero."""
     if images.min() < 0:
         return
     if images.max() <= 1:

@@ -73,7 +73,7 @@ def show_labels(
 
 
 def number(value: float) -> str:
-    """Two decimals, with a true minus sign, and none before nought."""
+    """Two decimals, with a true minus sign, and no sign before zero."""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 

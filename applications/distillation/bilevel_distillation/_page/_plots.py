@@ -1,4 +1,4 @@
-"""Curves on the page: small SVG pictures in the page's own colours and letters."""
+"""Curves on the page: small SVG pictures in the page's own colours and fonts."""
 
 import io
 import re
@@ -229,7 +229,7 @@ def _scale_log(axes: Axes, span: float) -> None:
 
 
 def _for_the_page(svg: str) -> str:
-    """The drawing alone, with the page's letters and colours, and no identifier that another
+    """The drawing alone, with the page's fonts and colours, and no identifier that another
     plot has too.
     """
     svg = svg[svg.index("<svg") :]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._artifacts import (
     TRAINED_ON,
+    Accuracies,
     DistilledSet,
     RunFolder,
     Snapshot,
@@ -18,7 +19,6 @@ from .._artifacts import (
     one_line,
     own_version,
     percent,
-    read_attack,
     read_bytes,
     spread,
     write_whole,
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """In points of a percent, of the means as they are shown, so that they add up."""
+        """In percentage points, of the means as they are shown, so that they add up."""
         if self.random_subset is None:
             return None
         return round(self.distilled.mean, 1) - round(self.random_subset.mean, 1)
@@ -190,34 +190,34 @@ def _results(folder: RunFolder, config: RunConfig) -> list[Row]:
         return []
     own = config.evaluation
     rows = [_row(f"{own.network}, norm: {own.norm or config.norm}", results)]
-    for one in folder.read_evaluations():
-        rows.append(_row(f"{one['network']}, norm: {one['norm']}", one))
+    for (network, norm), accuracies in folder.read_evaluations().items():
+        rows.append(_row(f"{network}, norm: {norm}", accuracies))
     return rows
 
 
 def _attack(folder: RunFolder) -> dict[str, Any] | None:
     """What membership inference found: networks, and rows of figures for each training set."""
-    results = read_attack(folder)
+    results = folder.read_attack()
     if results is None:
         return None
-    kinds = [results[kind] for kind in TRAINED_ON]
+    kinds = [results.of(kind) for kind in TRAINED_ON]
     if not all(kinds):  # an attack that has only begun
         return None
     rows = [
-        (in_words(name), [spread([one["auc"][name] for one in kind]) for kind in kinds])
-        for name in kinds[0][0]["auc"]
+        (in_words(name), [spread([one.auc[name] for one in kind]) for kind in kinds])
+        for name in kinds[0][0].auc
     ]
-    accuracies = [percent([one["test_accuracy"] for one in kind]) for kind in kinds]
+    accuracies = [percent([one.test_accuracy for one in kind]) for kind in kinds]
     return {
         "rows": [*rows, ("test accuracy", accuracies)],
         "networks": [len(kind) for kind in kinds],
-        "members": results["settings"]["members"],
+        "members": results.settings.members,
     }
 
 
-def _row(network: str, results: Mapping[str, Any]) -> Row:
-    subset = results.get("random_subset")
-    return Row(network, _accuracy(results["distilled"]), _accuracy(subset) if subset else None)
+def _row(network: str, found: Accuracies) -> Row:
+    subset = found.random_subset
+    return Row(network, _accuracy(found.distilled), _accuracy(subset) if subset else None)
 
 
 def _accuracy(fractions: Sequence[float]) -> Accuracy:

@@ -1,4 +1,4 @@
-"""Methods by their names: the house's own, those that other packages bring, and any class."""
+"""Methods by their names: those of this package, those that other packages bring, and any class."""
 
 import inspect
 from collections.abc import Mapping

@@ -28,7 +28,7 @@ class AbstractSolver(eqx.Module):
 
     @abc.abstractmethod
     def gradient(self, method: Any, coreset: Coreset, batch: Batch) -> MetaGradient:
-        """That of the method, which has `start`, `inner` and `outer`."""
+        """The gradient of the method, which has `start`, `inner` and `outer`."""
 
 
 class Adam(AbstractSolver):

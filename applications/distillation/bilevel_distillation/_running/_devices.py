@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def make_mesh(devices: int | Literal["all"]) -> Mesh | None:
-    """So many devices, of all processes together; None for one.
+    """A mesh of the first devices of all processes together; None for one.
 
     Raises:
         ValueError: more than there are, or not all of them where there are several processes.
@@ -74,8 +74,8 @@ def constrain(mesh: Mesh | None, tree: T) -> T:
 
 
 def pick(stacked: T, index: Any) -> T:
-    """One along the first axis of each array, by a sum of which only that one is not zero: XLA
-    would gather a whole array that is split along it.
+    """One slice along the first axis of each array, by a sum in which no other is left: XLA would
+    gather the whole of an array that is split along it.
     """
 
     def at(leaf):

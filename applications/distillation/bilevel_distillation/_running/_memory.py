@@ -42,7 +42,7 @@ def part_size(
 
 
 def held_by_one(network: AbstractNetwork, shape: tuple[int, ...], dtype: Any) -> float:
-    """Bytes that a forward pass holds of one image, about; the network may be one of shapes."""
+    """Bytes that a forward pass holds of one image, about; the network may hold shapes alone."""
     leaves, form = jax.tree.flatten(network)
     shapes = tuple(
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -142,7 +142,7 @@ def _collect(found: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 
 
 def slices(rows: Array, size: int | None) -> list[Array]:
-    """Parts of at most `size` rows, equal ones if that can be; one part under a trace.
+    """Parts of at most `size` rows, equal ones if possible; one part under a trace.
 
     Each is a program's whole input, and so the program compiles in the time that one part takes.
     """

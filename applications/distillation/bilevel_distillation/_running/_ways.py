@@ -34,7 +34,7 @@ def is_dispatched(mesh: Mesh | None) -> bool:
 
 
 def is_traced(tree: Any) -> bool:
-    """Whether any part of a tree is known to a program alone."""
+    """Whether any leaf of a tree has no value yet, inside a program that is being compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -78,6 +78,6 @@ def either(condition: Bool[Array, ""], make: Callable[[], T], other: T) -> T:
 
 
 def portions(rows: PyTree, size: int) -> Iterator[PyTree]:
-    """So many rows of each array, of JAX or of NumPy, at a time."""
+    """`size` rows at a time of each array, of JAX or of NumPy."""
     for start in range(0, jax.tree.leaves(rows)[0].shape[0], size):
         yield jax.tree.map(lambda leaf: leaf[start : start + size], rows)  # noqa: B023

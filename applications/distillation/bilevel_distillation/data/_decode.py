@@ -38,7 +38,7 @@ class Decoded:
 
 @dataclass
 class _Remarks:
-    """Pictures, by name, that something is to be said of."""
+    """Names of pictures that the log is to tell of."""
 
     broken: list[str] = field(default_factory=list)
     clear: list[str] = field(default_factory=list)

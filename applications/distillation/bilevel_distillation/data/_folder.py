@@ -101,7 +101,7 @@ def _find_splits(node: Node, name: str, metadata: Metadata, passed: list[Node]) 
 
 
 def _unwrapped(node: Node, passed: list[Node] | None = None, *, any_name: bool = False) -> Node:
-    """Without the folders around all, as many archives have them; `passed` gets these."""
+    """Without the folders that wrap everything, as in many archives; `passed` gets those."""
     tops = node.filled()
     if node.pictures or len(tops) != 1:
         return node
@@ -153,8 +153,8 @@ def _splits(
 def _rows(
     listing: Listing, node: Node, metadata: Metadata, where: str, may_tell: bool
 ) -> FolderRows:
-    """The pictures below a folder, by the folders in it; or, where there is but one, which is no
-    class among others, and metadata `may_tell`, by these.
+    """The pictures below a folder, with the folders in it as classes. A single folder is no class
+    among others: there metadata give the classes, if they `may_tell`.
     """
     import datasets
 
@@ -214,7 +214,7 @@ def _classes(node: Node, where: str) -> dict[str, list[str]]:
 
 
 def _tell_alike(names: list[str], where: str) -> None:
-    """Of class folders that were perhaps meant to be one."""
+    """Warn of class folders that were perhaps meant to be one."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault("".join(name.casefold().split()), []).append(name)
@@ -228,7 +228,7 @@ def _tell_alike(names: list[str], where: str) -> None:
 
 
 def _check_empty(node: Node, where: str) -> None:
-    """Of class folders without a picture: a warning, or an error where files are in them."""
+    """Warn of class folders without a picture; raise where other files are in them."""
     for top, child in node.children.items():
         others = [] if child.is_filled() else list(child.all_others())
         if others:

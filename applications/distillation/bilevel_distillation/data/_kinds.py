@@ -29,7 +29,7 @@ TABLES = frozenset((".parquet", ".arrow"))
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Those that pictures are read in."""
+    """The formats that pictures are read in."""
     import PIL.Image
 
     PIL.Image.init()
@@ -62,7 +62,7 @@ def is_called_picture(path: str) -> bool:
 
 
 def is_note(path: str) -> bool:
-    """Whether a file is text, or of no account."""
+    """Whether a file is text, or does not matter."""
     name = PurePosixPath(path)
     return name.suffix.lower() in _NOTES or (not name.suffix and name.name.isupper())
 

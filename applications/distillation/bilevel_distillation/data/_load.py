@@ -178,7 +178,7 @@ def _check_classes(
     class_names: tuple[str, ...],
     name: str,
 ) -> None:
-    """Of classes that lost all their pictures, or have none to test on."""
+    """Raise where a class has lost all its pictures; warn where it has none to test on."""
     lost = sorted(set(before.tolist()) - set(train.tolist()) - set(test.tolist()))
     if lost:
         raise ValueError(

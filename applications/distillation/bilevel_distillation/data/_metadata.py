@@ -118,8 +118,9 @@ def read_metadata(listing: Listing, name: str) -> Metadata:
             _log.warning("%r of dataset %r describes %d files that are not there: %s.", path, name,
                          len(absent), some(absent))  # fmt: skip
         if differing:
-            _log.warning("%r of dataset %r describes %d files otherwise than was said before, and "
-                         "counts: %s.", path, name, len(differing), some(differing))  # fmt: skip
+            _log.warning("%r of dataset %r describes %d files differently from what was read "
+                         "before, and takes precedence: %s.",
+                         path, name, len(differing), some(differing))  # fmt: skip
         metadata.sources.append(path)
     return metadata
 

@@ -70,7 +70,7 @@ class Preprocessor:
 
     @property
     def stride(self) -> int | None:
-        """Of the images that are whitened one by one; None without ZCA."""
+        """How far apart pixels are that are whitened together; None without ZCA."""
         if self.whitening is None:
             return None
         height, width, channels = self.image_shape
@@ -217,7 +217,7 @@ def _strides(height: int, width: int) -> list[int]:
 
 
 def _split(images: np.ndarray, stride: int) -> np.ndarray:
-    """Every so manieth pixel of every so manieth row, from each beginning: shape
+    """Every `stride`-th pixel of every `stride`-th row, from each offset: shape
     (n stride^2, values).
     """
     n, height, width, channels = images.shape

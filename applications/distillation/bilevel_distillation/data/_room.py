@@ -24,5 +24,5 @@ def memory_of_machine() -> int:
 
 
 def in_gigabytes(count: int | float) -> str:
-    """Bytes, to read."""
+    """A number of bytes, for people to read."""
     return f"{count / 1e9:,.1f} GB" if count < 1e11 else f"{count / 1e9:,.0f} GB"

@@ -222,7 +222,7 @@ def _arrow_column(path: Path, column: str) -> Iterator[Any]:
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
-    """Of both kinds of Arrow files: those read from the start, and those with an index."""
+    """Batches of both kinds of Arrow files: those read from the start, and those with an index."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as source:

@@ -1,4 +1,4 @@
-"""Names: those of splits, those that are the same text, and how some of many are told."""
+"""Names: those of splits, those that are the same text, and how a few of many are listed."""
 
 import re
 import unicodedata
