@@ -65,19 +65,18 @@ class Outer:
 
     def __call__(self, flat, base: float | None = None) -> Hypergradient:
         """The hypergradient at psi, whose value is to be compared with `base`."""
-        for _ in range(5):
+        while True:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
             h = self._compute(flat, self.accuracy, inner_rtol)
             value, change = float(h.value), abs(float(h.change))
             if not np.isfinite(value + change):
-                break
+                return h
             self.theta, self.v = h.theta, h.adjoint.v
             apart = 0.1 * abs(value) if base is None else abs(value + float(h.change) - base)
             sharp = change <= 0.1 * max(apart, self.tol * abs(value))
             if sharp or self.solver is not None or inner_rtol == self.exact[1]:
-                break
+                return h
             self.share *= 0.1  # from here on
-        return h
 
     def exactly(self, flat, roughly: Hypergradient) -> Hypergradient:
         """To full precision, where that can be had."""

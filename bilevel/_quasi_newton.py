@@ -103,7 +103,7 @@ def search(
     Returns:
         The point, None where none was lower than the first; and how many were evaluated.
     """
-    low, high, best = first, None, None
+    low, high, best, count = first, None, None, 0
     for count in range(1, most + 1):
         here = at(share)
         noise = max(first.noise, here.noise)
@@ -141,12 +141,12 @@ def _between(low: Point, high: Point) -> float:
             below = high.slope - low.slope + 2 * turn
             if below != 0:
                 inner = high.share - width * (high.slope + turn - bend) / below
-    ends = sorted((low.share + 0.1 * width, high.share - 0.1 * width))
-    return float(np.clip(inner, *ends))
+    least, most = sorted((low.share + 0.1 * width, high.share - 0.1 * width))
+    return float(min(max(inner, least), most))
 
 
 def _beyond(first: Point, low: Point) -> float:
     """Where the slope, as it has changed so far, comes to zero; up to ten times as far."""
     rise = low.slope - first.slope
     ahead = low.share * -first.slope / rise if rise > 0 else np.inf
-    return float(np.clip(ahead, 2 * low.share, 10 * low.share))
+    return float(min(max(ahead, 2 * low.share), 10 * low.share))
