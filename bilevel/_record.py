@@ -57,7 +57,7 @@ class Hypergradient(eqx.Module):
                 f"  direct part      {float(norm(self.direct)):.3e}",
                 f"  implicit part    {float(norm(self.implicit)):.3e}",
                 f"theta              {int(inner.steps)} steps: {Result[inner.result]}",
-                f"  gradient norm    {float(inner.gradient_norm):.1e}",
+                f"  {inner.measure} norm    {float(inner.gradient_norm):.1e}",
                 f"  distance         {away}  (to the solution, relative to theta)",
                 f"  change           {change}  (of the value, if theta moved to the solution)",
                 f"adjoint            {int(adjoint.steps)} steps: {Result[adjoint.result]}",
