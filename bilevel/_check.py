@@ -35,8 +35,8 @@ class Cause(enum.Enum):
         "lower the learning rate of the inner solver."
     )
     not_stationary = (
-        "The inner problem is not at a stationary point, or not at its root: allow the inner solver "
-        "more steps or another learning rate, or start it nearer."
+        "The inner problem is not at a stationary point, or not at its root: allow the inner "
+        "solver more steps or another learning rate, or start it nearer."
     )
     indefinite = (
         "The Hessian of the inner loss has non-positive eigenvalues, so theta is no strict "

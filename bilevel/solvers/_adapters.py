@@ -96,8 +96,7 @@ class Optimistix(AbstractSolver):
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
-    @property
-    def finds(self):
+    def purpose(self):
         kinds = _kinds()
         names = ("fixed points", "minima", "roots", "least squares")
         found = [name for name, kind in zip(names, kinds, strict=True) if _is(self.solver, kind)]
@@ -114,8 +113,11 @@ class Optimistix(AbstractSolver):
         refuse_key("Optimistix", key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             problem = problem_of(loss)
-            run = _minimise if problem is None else _find
-            theta, steps, result = run(loss, self.solver, theta0, self.max_steps)
+            settings = (self.solver, theta0, self.max_steps)
+            found = (
+                _minimise(loss, *settings) if problem is None else _find(problem, loss, *settings)
+            )
+        theta, steps, result = found
         return Steps(theta, steps, _no_losses(theta), result, self.tol)
 
 
@@ -152,13 +154,12 @@ def _minimise(loss, solver, theta0, max_steps):
 
 
 @eqx.filter_jit
-def _find(loss, solver, theta0, max_steps):
+def _find(problem, loss, solver, theta0, max_steps):
     import optimistix
 
-    problem = problem_of(loss)
-    given = problem.given(loss)
+    given, is_fixed = problem.given(loss), isinstance(problem, FixedPoint)
     settings = {"max_steps": max_steps, "throw": False}
-    if isinstance(problem, FixedPoint):
+    if is_fixed:
         found = optimistix.fixed_point(lambda theta, _: given(theta), solver, theta0, **settings)
         return _reported(found, theta0)
     # Its tolerances are those of an F that is 1 at the start.

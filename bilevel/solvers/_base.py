@@ -88,6 +88,9 @@ class AbstractSolver(eqx.Module):
     finds: ClassVar[str] = "solutions"
     """What it is for, in the sentence for those who pass what does not suit it."""
 
+    def purpose(self) -> str:
+        return self.finds
+
     @abc.abstractmethod
     def solve(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
@@ -219,7 +222,7 @@ def as_solver(solver, inner: Callable | None = None) -> AbstractSolver:
             else inner.remedy
         )
         raise ValueError(
-            f"solver={type(solver).__name__} finds {solver.finds}, and inner is {what}: pass "
+            f"solver={type(solver).__name__} finds {solver.purpose()}, and inner is {what}: pass "
             f"{remedy}."
         )
     return solver

@@ -1,0 +1,199 @@
+"""Minima under constraints: theta, multipliers and derivatives equal those of the active set."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel import Result, argmin, check_hypergradient, hypergradient
+from bilevel.inverse_hvp import CG, Dense
+from bilevel.problems import Constrained
+from bilevel.solvers import InteriorPoint, Newton, Optimistix
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+CURVATURE = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.3
+PSI = np.array([0.4, -0.3, 0.2])
+# The first and the last inequality bind there, and the multipliers of both are above 0.3.
+BOUNDED = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [-1, 0, -1, 0]])
+
+
+def loss(theta, psi):
+    push = jnp.concatenate([3 + psi[:2], psi[2:], jnp.array([-2.0])])
+    return 0.5 * theta @ jnp.asarray(CURVATURE) @ theta - push @ theta
+
+
+def equality(theta, psi):
+    return {"sum": jnp.sum(theta) - 1 - psi[0] ** 2}
+
+
+def inequality(theta, psi):
+    bounds = jnp.stack([0.5 + psi[1], jnp.asarray(4.0), psi[2]])
+    return jnp.asarray(BOUNDED) @ theta - bounds
+
+
+QP = Constrained(loss, equality, inequality)
+
+
+def exact(psi, active=(0, 2)):
+    """theta and the multipliers by the linear system of the active set."""
+    zero = jnp.zeros(4)
+    constraints = [lambda t: equality(t, psi)["sum"][None], lambda t: inequality(t, psi)]
+    rows = [jax.jacfwd(c)(zero) for c in constraints]
+    rows[1] = rows[1][jnp.array(active)]
+    jacobian = jnp.concatenate(rows)
+    right = jnp.concatenate(
+        [
+            -jax.grad(loss)(zero, psi),
+            -constraints[0](zero),
+            -constraints[1](zero)[jnp.array(active)],
+        ]
+    )
+    matrix = jnp.block([[jnp.asarray(CURVATURE), jacobian.T], [jacobian, jnp.zeros((3, 3))]])
+    found = jnp.linalg.solve(matrix, right)
+    return found[:4], found[4], jnp.zeros(3).at[jnp.array(active)].set(found[5:])
+
+
+def test_theta_and_multipliers(x64):
+    psi = jnp.asarray(PSI)
+    theta, record = argmin(QP, solver=InteriorPoint(), with_record=True)(psi, jnp.zeros(4))
+    expected, multiplier, bounds = exact(psi)
+    assert np.all(np.asarray(bounds)[[0, 2]] > 0.3) and np.all(inequality(expected, psi) < 1e-12)
+    np.testing.assert_allclose(theta, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(record.multipliers.equality["sum"], multiplier, rtol=1e-8)
+    np.testing.assert_allclose(record.multipliers.inequality, bounds, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(record.losses[-1], loss(expected, psi), rtol=1e-9)
+    assert record.result == Result.successful and record.steps < 15
+
+
+def test_derivatives_in_both_modes(x64):
+    psis = jnp.asarray(np.stack([PSI, PSI + 0.02]))
+    fit = partial(argmin, QP, solver=InteriorPoint())
+    start = jnp.zeros(4)
+    expected = jax.vmap(jax.jacfwd(lambda psi: exact(psi)[0]))(psis)
+    for jacobian, run in ((jax.jacrev, fit()), (jax.jacfwd, fit(forward_mode=True))):
+        found = jax.jit(jax.vmap(lambda psi, j=jacobian, r=run: j(r)(psi, start)))(psis)
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+
+    def value(of, psi):
+        return jnp.sum(of(psi) ** 3)
+
+    run = fit(forward_mode=True)
+    second = jax.jit(jax.hessian(partial(value, lambda psi: run(psi, start))))(psis[0])
+    expected = jax.hessian(partial(value, lambda psi: exact(psi)[0]))(psis[0])
+    np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-6)
+
+
+def outer(theta, psi):
+    return jnp.sum(theta**3) + psi @ psi
+
+
+def test_hypergradient_and_its_check(x64):
+    psi, start = jnp.asarray(PSI), jnp.zeros(4)
+    expected = jax.grad(lambda psi: outer(exact(psi)[0], psi))(psi)
+    for inverse in (None, CG()):
+        h = hypergradient(outer, QP, solver=InteriorPoint(), inverse_hvp=inverse)(psi, start)
+        np.testing.assert_allclose(h.grad, expected, rtol=1e-8)
+        assert h.inner.result == h.adjoint.result == Result.successful
+        np.testing.assert_allclose(h.inner.multipliers.inequality, exact(psi)[2], atol=1e-8)
+    again = hypergradient(outer, QP, solver=InteriorPoint(), inverse_hvp=CG())
+    assert again(psi, start, v0=h.adjoint.v).adjoint.steps <= h.adjoint.steps
+    check = check_hypergradient(outer, QP, solver=InteriorPoint())(psi, start)
+    assert check.passed and check.error < 1e-7
+
+
+@pytest.mark.parametrize("of_loss, of_constraints", [(1e-6, 1.0), (1e7, 1e-5), (1.0, 1e6)])
+def test_no_unit_matters(of_loss, of_constraints, x64):
+    psi, start = jnp.asarray(PSI), jnp.zeros(4)
+    scaled = Constrained(
+        lambda t, p: of_loss * loss(t, p),
+        lambda t, p: of_constraints * equality(t, p)["sum"],
+        lambda t, p: of_constraints * inequality(t, p),
+    )
+    h = hypergradient(outer, scaled, solver=InteriorPoint())(psi, start)
+    theta, _, bounds = exact(psi)
+    np.testing.assert_allclose(h.theta, theta, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        h.inner.multipliers.inequality * of_constraints / of_loss, bounds, rtol=1e-7, atol=1e-8
+    )
+    np.testing.assert_allclose(h.grad, jax.grad(lambda p: outer(exact(p)[0], p))(psi), rtol=1e-8)
+    assert h.inner.result == Result.successful
+
+
+def test_a_curved_constraint(x64):
+    """The nearest point of a ball of radius psi."""
+    centre = jnp.array([1.0, 2.0, -2.0])
+    ball = Constrained(
+        lambda t, p: 0.5 * jnp.sum((t - centre) ** 2), inequality=lambda t, p: t @ t - p**2
+    )
+    fit = argmin(ball, solver=InteriorPoint(), with_record=True)
+    theta, record = fit(jnp.asarray(1.5), jnp.array([0.1, 0.2, 0.3]))
+    np.testing.assert_allclose(theta, centre / 2, rtol=1e-8)
+    np.testing.assert_allclose(record.multipliers.inequality, 0.5, rtol=1e-8)
+    assert record.multipliers.equality is None
+    grad = jax.jacrev(lambda p: fit(p, jnp.array([0.1, 0.2, 0.3]))[0])(jnp.asarray(1.5))
+    np.testing.assert_allclose(grad, centre / 3, rtol=1e-8)
+
+
+def test_newton_and_optimistix_solve_it_too(x64):
+    psi, start = jnp.asarray(PSI), jnp.zeros(4)
+    theta = argmin(QP, solver=Newton(Dense(), steps=12))(psi, start)
+    np.testing.assert_allclose(theta, exact(psi)[0], rtol=1e-8, atol=1e-9)
+    only = Constrained(loss, equality)
+    expected = exact(psi, active=())[0] if False else None
+    optx = pytest.importorskip("optimistix")
+    one = argmin(only, solver=Newton(Dense()))(psi, start)
+    other = argmin(only, solver=Optimistix(optx.Newton(1e-10, 1e-10)))(psi, start)
+    np.testing.assert_allclose(one, other, rtol=1e-8)
+    np.testing.assert_allclose(equality(one, psi)["sum"], 0, atol=1e-12)
+    assert expected is None
+
+
+def test_a_callable_is_given_the_residual(x64):
+    psi = jnp.asarray(PSI)
+    sizes = []
+
+    def solver(F, start):
+        found = argmin(QP, solver=InteriorPoint())(psi, start.theta)
+        at = jax.tree.map(lambda leaf: leaf, start)
+        residual = F(at)
+        sizes.append(jax.tree.structure(residual) == jax.tree.structure(start))
+        import equinox as eqx
+
+        return eqx.tree_at(lambda point: point.theta, at, found)
+
+    _, record = argmin(QP, solver=solver, with_record=True)(psi, jnp.zeros(4))
+    assert sizes == [True] and record.result == Result.not_judged
+
+
+class TestWhereThereIsNoDerivative:
+    """theta* = min(psi, 0) has a kink at psi = 0."""
+
+    inner = Constrained(lambda t, p: 0.5 * (t - p) ** 2, inequality=lambda t, p: t)
+
+    def test_the_solution_is_there_and_its_derivative_raises(self, x64):
+        fit = argmin(self.inner, solver=InteriorPoint())
+        np.testing.assert_allclose(fit(jnp.asarray(0.0), jnp.asarray(-1.0)), 0, atol=1e-6)
+        for mode in (False, True):
+            fit = argmin(self.inner, solver=InteriorPoint(), forward_mode=mode)
+            derivative = jax.jacfwd(fit) if mode else jax.grad(fit)
+            with pytest.raises(RuntimeError, match="at its bound with a multiplier of zero"):
+                derivative(jnp.asarray(0.0), jnp.asarray(-1.0))
+
+    def test_it_stands_in_the_record(self, x64):
+        settings = {"solver": InteriorPoint(), "throw": "ignore"}
+        compute = hypergradient(lambda t, p: t, self.inner, **settings)
+        result = compute(jnp.asarray(0.0), jnp.asarray(-1.0)).inner.result
+        assert result == Result.degenerate
+        for psi, slope in ((-0.1, 1.0), (0.1, 0.0)):
+            h = compute(jnp.asarray(psi), jnp.asarray(-1.0))
+            np.testing.assert_allclose(h.grad, slope, atol=1e-8)
+            assert h.inner.result == Result.successful
+
+
+def test_constraints_that_contradict_each_other_fail(x64):
+    inner = Constrained(lambda t, p: t @ t, inequality=lambda t, p: jnp.stack([t[0] + p, p - t[0]]))
+    fit = argmin(inner, solver=InteriorPoint())
+    with pytest.raises(RuntimeError):
+        fit(jnp.asarray(1.0), jnp.zeros(2))
