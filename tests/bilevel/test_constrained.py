@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from bilevel import Result, argmin, check_hypergradient, hypergradient
 from bilevel.inverse_hvp import CG, Dense
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 CURVATURE = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.3
 PSI = np.array([0.4, -0.3, 0.2])
 # The first and the last inequality bind there, and the multipliers of both are above 0.3.
-BOUNDED = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [-1, 0, -1, 0]])
+BOUNDED = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, -1]])
 
 
 def loss(theta, psi):
@@ -36,23 +37,23 @@ def inequality(theta, psi):
 QP = Constrained(loss, equality, inequality)
 
 
-def exact(psi, active=(0, 2)):
+def exact(psi):
     """theta and the multipliers by the linear system of the active set."""
-    zero = jnp.zeros(4)
+    zero, active = jnp.zeros(4), jnp.array([0, 2])
     constraints = [lambda t: equality(t, psi)["sum"][None], lambda t: inequality(t, psi)]
     rows = [jax.jacfwd(c)(zero) for c in constraints]
-    rows[1] = rows[1][jnp.array(active)]
+    rows[1] = rows[1][active]
     jacobian = jnp.concatenate(rows)
     right = jnp.concatenate(
         [
             -jax.grad(loss)(zero, psi),
             -constraints[0](zero),
-            -constraints[1](zero)[jnp.array(active)],
+            -constraints[1](zero)[active],
         ]
     )
     matrix = jnp.block([[jnp.asarray(CURVATURE), jacobian.T], [jacobian, jnp.zeros((3, 3))]])
     found = jnp.linalg.solve(matrix, right)
-    return found[:4], found[4], jnp.zeros(3).at[jnp.array(active)].set(found[5:])
+    return found[:4], found[4], jnp.zeros(3).at[active].set(found[5:])
 
 
 def test_theta_and_multipliers(x64):
@@ -141,30 +142,31 @@ def test_newton_and_optimistix_solve_it_too(x64):
     theta = argmin(QP, solver=Newton(Dense(), steps=12))(psi, start)
     np.testing.assert_allclose(theta, exact(psi)[0], rtol=1e-8, atol=1e-9)
     only = Constrained(loss, equality)
-    expected = exact(psi, active=())[0] if False else None
     optx = pytest.importorskip("optimistix")
-    one = argmin(only, solver=Newton(Dense()))(psi, start)
+    one, record = argmin(only, solver=Newton(Dense()), with_record=True)(psi, start)
     other = argmin(only, solver=Optimistix(optx.Newton(1e-10, 1e-10)))(psi, start)
     np.testing.assert_allclose(one, other, rtol=1e-8)
     np.testing.assert_allclose(equality(one, psi)["sum"], 0, atol=1e-12)
-    assert expected is None
+    # Along the constraint the gradient is the multiplier in each direction.
+    multiplier = record.multipliers.equality["sum"]
+    np.testing.assert_allclose(jax.grad(loss)(one, psi), np.full(4, -multiplier), rtol=1e-8)
+    assert record.multipliers.inequality is None
 
 
 def test_a_callable_is_given_the_residual(x64):
-    psi = jnp.asarray(PSI)
-    sizes = []
+    """Of theta and the multipliers, shaped like both; here a step of Newton's method by hand."""
+    only, psi = Constrained(loss, equality), jnp.asarray(PSI)
 
     def solver(F, start):
-        found = argmin(QP, solver=InteriorPoint())(psi, start.theta)
-        at = jax.tree.map(lambda leaf: leaf, start)
-        residual = F(at)
-        sizes.append(jax.tree.structure(residual) == jax.tree.structure(start))
-        import equinox as eqx
+        flat, unravel = ravel_pytree(start)
+        residual = lambda z: ravel_pytree(F(unravel(z)))[0]  # noqa: E731
+        return unravel(flat - jnp.linalg.solve(jax.jacfwd(residual)(flat), residual(flat)))
 
-        return eqx.tree_at(lambda point: point.theta, at, found)
-
-    _, record = argmin(QP, solver=solver, with_record=True)(psi, jnp.zeros(4))
-    assert sizes == [True] and record.result == Result.not_judged
+    theta, record = argmin(only, solver=solver, with_record=True)(psi, jnp.zeros(4))
+    np.testing.assert_allclose(
+        theta, argmin(only, solver=Newton(Dense()))(psi, jnp.zeros(4)), rtol=1e-8
+    )
+    assert record.result == Result.not_judged and record.gradient_norm < 1e-10
 
 
 class TestWhereThereIsNoDerivative:
