@@ -55,10 +55,13 @@ def hypergradient(
     Args:
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
         inner: `inner(theta, psi, *inner_args)`, a scalar; called with `key=` where one is given.
-            theta and psi are any pytree, Equinox modules included; their floating-point arrays
-            are what is solved for and differentiated.
+            Or one of `bilevel.problems`, whose residual and Jacobian take the place of the inner
+            gradient and of H, which is transposed in the first equation. theta and psi are any
+            pytree, Equinox modules included; their floating-point arrays are what is solved for
+            and differentiated.
         solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
         has_aux: whether `outer` returns `(scalar, aux)`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`: statistics of a batch, for example.
             What it returns at theta* stands in the record, `inner.aux`.

@@ -28,7 +28,8 @@ class Hypergradient(eqx.Module):
         inner: the inner solver's record: steps, losses, gradient norm at theta*, result.
         adjoint: the adjoint solve: v = H^-1 g, relative residual, steps, result.
         change: what `value` would change by if theta moved to the solution, to first order:
-            `-<v, F>`, with F the inner gradient at theta.
+            `-<v, F>`, with F the inner gradient at theta, or the residual of an inner problem that
+            is no loss.
     """
 
     value: Scalar

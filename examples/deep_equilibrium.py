@@ -10,6 +10,7 @@ one gradient, beside its arguments.
 """
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,8 @@ def train(hidden, steps, width, batch=256):
     state = optimiser.init(weights)
     rng = np.random.default_rng(0)
     gradient = jax.jit(value_and_grad).lower(weights, x[:batch], y[:batch]).compile()
-    memory = gradient.memory_analysis().temp_size_in_bytes
+    analysis: Any = gradient.memory_analysis()
+    memory = analysis.temp_size_in_bytes
     start = time.perf_counter()
     for _ in range(steps):
         rows = rng.choice(TRAIN, batch, replace=False)

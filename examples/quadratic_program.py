@@ -63,9 +63,10 @@ def main(steps=15, rate=2.0):
         print(f", by differences {float(ahead - behind) / 2e-4:.6f}")
 
         compute = hypergradient(outer, program, solver=InteriorPoint())
+        h = compute(psi, weights, inner_args=inner, outer_args=held_out)
         for _ in range(steps):
-            h = compute(psi, weights, inner_args=inner, outer_args=held_out)
             psi = psi | {"budget": psi["budget"] - rate * h.grad["budget"]}
+            h = compute(psi, h.theta, inner_args=inner, outer_args=held_out)
         print(f"best budget {float(psi['budget']):.3f}, held-out loss {float(h.value):.4f}")
         return weights, prices, changes, float(ahead - behind) / 2e-4, psi, h
 

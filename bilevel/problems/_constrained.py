@@ -11,11 +11,14 @@ from jaxtyping import Array, PyTree, Scalar
 
 from .._inner import InnerLoss, Params, check_scalar
 from .._point import Multipliers, Point
-from .._stationarity import inverse_unit, near_enough
+from .._stationarity import inverse_unit
 from .._tree import divide, multiply, norm, vdot, wide_dtype
 from ..inverse_hvp import Dense
 from ._base import AbstractProblem, check_function
 from ._condition import AbstractCondition
+
+UNDECIDED = 1e-3
+"""Of a constraint that binds or does not, one of bound and multiplier is smaller by this factor."""
 
 
 class Constrained(AbstractProblem):
@@ -127,6 +130,8 @@ class Units(eqx.Module):
     loss: Scalar
     equality: Scalar
     inequality: Scalar
+    length: Scalar
+    """How far the inequalities are from their bounds at the start, in these units."""
 
     def of_multipliers(self) -> tuple[Scalar, Scalar]:
         """What those of the problem in its units are multiplied by."""
@@ -142,16 +147,19 @@ def _begin(loss: InnerLoss, theta0: Params) -> tuple[Units, Multipliers]:
 
     (h, g), pull = jax.vjp(constraints, theta0)
     gradient = jax.grad(lambda theta: loss(theta)[0].astype(dtype))(theta0)
-    units = [inverse_unit(norm(gradient)).astype(dtype)]
+    of_constraints = []
     for at in (0, 1):
         # The length of a random combination of the rows estimates that of a row.
         noise = [jax.tree.map(jnp.zeros_like, h), jax.tree.map(jnp.zeros_like, g)]
         noise[at] = _noise(noise[at])
         rows = sum(leaf.size for leaf in jax.tree.leaves(noise[at]))
         length = norm(pull(tuple(noise))[0]) / max(rows, 1) ** 0.5
-        units.append(inverse_unit(length).astype(dtype))
+        of_constraints.append(inverse_unit(length).astype(dtype))
     multipliers = Multipliers(jax.tree.map(jnp.zeros_like, h), jax.tree.map(jnp.ones_like, g))
-    return Units(*units), multipliers
+    equality, inequality = of_constraints
+    length = norm(multiply(g, inequality)) if jax.tree.leaves(g) else jnp.zeros((), dtype)
+    of_loss = inverse_unit(norm(gradient)).astype(dtype)
+    return Units(of_loss, equality, inequality, length), multipliers
 
 
 def _noise(tree):
@@ -202,13 +210,15 @@ class KKT(AbstractCondition):
         *_, g = scaled(self.loss, theta.theta)
         if not jax.tree.leaves(g):
             return None
-        size = norm(theta.theta)
-        size = jnp.where(size > 0, size, 1)
-        strict = jax.tree.map(
-            lambda g, w: jnp.maximum(-g / size.astype(g.dtype), w), g, theta.multipliers.inequality
-        )
-        least = [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(strict)]
-        return jnp.min(jnp.stack(least)) < near_enough(theta)
+        length = jnp.maximum(norm(theta.theta), self.loss.units.length)
+        length = jnp.where(length > 0, length, 1)
+
+        def undecided(g, w):
+            a, b = jnp.abs(g) / length.astype(g.dtype), jnp.abs(w)
+            return jnp.any(jnp.minimum(a, b) >= UNDECIDED * jnp.maximum(a, b))
+
+        found = jax.tree.map(undecided, g, theta.multipliers.inequality)
+        return jnp.any(jnp.stack(jax.tree.leaves(found)))
 
 
 def _pairs(multipliers: Multipliers, h: PyTree, g: PyTree) -> list[tuple[PyTree, PyTree]]:

@@ -124,9 +124,11 @@ def test_problems(name, compilations):
     compute = hypergradient(outer, problem, **settings)
     _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
     assert second == third == 0 < compilations()
-    makers = {Root: lambda: root(residual, **settings),
-              FixedPoint: lambda: fixed_point(contraction, **settings),
-              Constrained: lambda: argmin(Constrained(inner, None, bounded), **settings)}  # fmt: skip
+    makers = {
+        Root: lambda: root(residual, **settings),
+        FixedPoint: lambda: fixed_point(contraction, **settings),
+        Constrained: lambda: argmin(Constrained(inner, None, bounded), **settings),
+    }
 
     def run(psi, theta0, x):
         fit = makers[type(problem)]()

@@ -170,25 +170,25 @@ def test_a_callable_is_given_the_residual(x64):
 
 
 class TestWhereThereIsNoDerivative:
-    """theta* = min(psi, 0) has a kink at psi = 0."""
+    """theta* = min(psi, 1) has a kink at psi = 1."""
 
-    inner = Constrained(lambda t, p: 0.5 * (t - p) ** 2, inequality=lambda t, p: t)
+    inner = Constrained(lambda t, p: 0.5 * (t - p) ** 2, inequality=lambda t, p: t - 1)
 
     def test_the_solution_is_there_and_its_derivative_raises(self, x64):
         fit = argmin(self.inner, solver=InteriorPoint())
-        np.testing.assert_allclose(fit(jnp.asarray(0.0), jnp.asarray(-1.0)), 0, atol=1e-6)
+        np.testing.assert_allclose(fit(jnp.asarray(1.0), jnp.asarray(-1.0)), 1, atol=1e-6)
         for mode in (False, True):
             fit = argmin(self.inner, solver=InteriorPoint(), forward_mode=mode)
             derivative = jax.jacfwd(fit) if mode else jax.grad(fit)
             with pytest.raises(RuntimeError, match="at its bound with a multiplier of zero"):
-                derivative(jnp.asarray(0.0), jnp.asarray(-1.0))
+                derivative(jnp.asarray(1.0), jnp.asarray(-1.0))
 
     def test_it_stands_in_the_record(self, x64):
         settings = {"solver": InteriorPoint(), "throw": "ignore"}
         compute = hypergradient(lambda t, p: t, self.inner, **settings)
-        result = compute(jnp.asarray(0.0), jnp.asarray(-1.0)).inner.result
+        result = compute(jnp.asarray(1.0), jnp.asarray(-1.0)).inner.result
         assert result == Result.degenerate
-        for psi, slope in ((-0.1, 1.0), (0.1, 0.0)):
+        for psi, slope in ((0.9, 1.0), (1.1, 0.0)):
             h = compute(jnp.asarray(psi), jnp.asarray(-1.0))
             np.testing.assert_allclose(h.grad, slope, atol=1e-8)
             assert h.inner.result == Result.successful
