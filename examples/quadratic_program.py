@@ -67,7 +67,9 @@ def main(steps=15, rate=2.0):
         for _ in range(steps):
             psi = psi | {"budget": psi["budget"] - rate * h.grad["budget"]}
             h = compute(psi, h.theta, inner_args=inner, outer_args=held_out)
-        print(f"best budget {float(psi['budget']):.3f}, held-out loss {float(h.value):.4f}")
+        found, slope = float(psi["budget"]), float(h.grad["budget"])
+        print(f"budget after {steps} steps {found:.3f}: held-out loss {float(h.value):.4f}", end="")
+        print(f", derivative {slope:+.1e}")
         return weights, prices, changes, float(ahead - behind) / 2e-4, psi, h
 
 
