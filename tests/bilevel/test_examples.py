@@ -148,13 +148,13 @@ def test_single_loop(run, capsys):
 
 
 def test_deep_equilibrium(run, capsys):
-    results = run("deep_equilibrium", steps=40, width=32)
+    results = run("deep_equilibrium", steps=60, width=32)
     text = capsys.readouterr().out
     for name, (error, memory, _) in results.items():
         (line,) = (line for line in text.splitlines() if line.startswith(name))
         assert f"error {error:4.1f} %" in line and f"{memory / 2**20:6.2f} MiB" in line
     (error, memory, _), (unrolled_error, unrolled_memory, _) = results.values()
-    assert error < 15 and abs(error - unrolled_error) < 3
+    assert error < 18 and abs(error - unrolled_error) < 3
     assert memory < 0.7 * unrolled_memory
 
 
@@ -166,7 +166,7 @@ def test_nash_equilibrium(run, capsys):
     assert last.inner.gradient_norm < 1e-4 and last.adjoint.residual < 1e-4
 
 
-def test_quadratic_program(run, capsys):
+def test_quadratic_program(run, capsys, x64):
     weights, prices, changes, difference, psi, h = run("quadratic_program", steps=3)
     text = capsys.readouterr().out
     assert f"after 3 steps {float(psi['budget']):.3f}" in text
