@@ -1,12 +1,14 @@
 """Implicit differentiation and bilevel optimisation in JAX and Equinox."""
 
 from . import inverse_hvp as inverse_hvp
+from . import problems as problems
 from . import solvers as solvers
 from ._argmin import argmin as argmin
+from ._argmin import fixed_point as fixed_point
+from ._argmin import root as root
 from ._check import Cause as Cause
 from ._check import HypergradientCheck as HypergradientCheck
 from ._check import check_hypergradient as check_hypergradient
-from ._condition import hessian as hessian
 from ._hypergradient import hypergradient as hypergradient
 from ._hypergradient import implicit_grad as implicit_grad
 from ._hypergradient import implicit_value_and_grad as implicit_value_and_grad
@@ -25,5 +27,6 @@ from ._result import Result as Result
 from ._subsample import subsample_backward as subsample_backward
 from ._unrolled import unrolled_grad as unrolled_grad
 from ._unrolled import unrolled_value_and_grad as unrolled_value_and_grad
+from .problems._stationary import hessian as hessian
 
 __version__ = "0.1.0.dev0"

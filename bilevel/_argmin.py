@@ -1,4 +1,4 @@
-"""argmin as an operator that can be differentiated."""
+"""argmin, root and fixed_point as operators that can be differentiated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,13 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ._closures import detached, holds_tracers, put_back
 from ._implicit import attach, moving
 from ._inner import InnerLoss, as_arrays, check_callable, strongly_typed
+from ._point import primal
 from ._result import Throw, act_on, check_throw
 from ._tree import split_key
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
+from .problems import FixedPoint, Root
+from .problems._base import begin, inverse_for
 from .solvers import AbstractSolver
 from .solvers._base import as_solver
 
@@ -38,9 +41,10 @@ def argmin(
 
     Args:
         inner: `inner(theta, psi, *inner_args, **inner_kwargs)`, a scalar; called with `key=` where
-            one is given.
+            one is given. Or one of `bilevel.problems`: what is returned is then its solution.
         solver: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: one of `bilevel.inverse_hvp`; `CG()` if None.
+        inverse_hvp: one of `bilevel.inverse_hvp`; `CG()` if None, and `Dense()` for a `Constrained`
+            problem.
         inner_has_aux: whether `inner` returns `(scalar, aux)`.
         forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode; with few numbers in
             psi, the Jacobian of theta* is cheaper that way. Derivatives then always go through
@@ -68,7 +72,7 @@ def argmin(
     """
     check_throw(throw)
     check_callable(inner, "inner")
-    inner_solver, inverse = as_solver(solver), as_inverse(inverse_hvp)
+    inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
 
     def theta_star(
         psi: PyTree,
@@ -81,16 +85,125 @@ def argmin(
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         args, kwargs = strongly_typed((inner_args, inner_kwargs))
         loss = InnerLoss(inner, static, psi, args, kwargs, inner_has_aux)
+        loss, start = begin(loss, start)
         keys = split_key(key, 3)
         if not holds_tracers(psi, start, args, kwargs, keys, inner, inner_solver, inverse):
             theta, record = inner_solver(loss, start, keys[0])
         else:
-            moved = moving(loss, inner_solver, theta0, key)
+            moved = moving(loss, inner_solver, start, key)
             fixed = detached(moved)
             solve = put_back(fixed.solver, fixed.held)
             theta, record = detached(solve(fixed.loss, fixed.start, keys[0]))
             theta = attach(moved, theta, keys, detached(inverse), throw, forward_mode=forward_mode)
-        found = eqx.combine(act_on(record.result, throw, theta), static)
+        found = eqx.combine(primal(act_on(record.result, throw, theta)), static)
         return (found, record) if with_record else found
 
     return theta_star
+
+
+def root(
+    F: Callable,
+    *,
+    solver: AbstractSolver | Callable,
+    inverse_hvp: AbstractInverseHVP | None = None,
+    inner_has_aux: bool = False,
+    forward_mode: bool = False,
+    with_record: bool = False,
+    throw: Throw = "raise",
+) -> Callable[..., PyTree]:
+    """A function `theta*(psi)` with `F(theta*, psi) = 0` that can be differentiated.
+
+    It is `argmin` of `bilevel.problems.Root(F)`, and has all that `argmin` has: both modes,
+    derivatives of derivatives, `jit`, `vmap`, nesting. With J the Jacobian of F in theta, which
+    need not be symmetric,
+
+        d theta* / d psi = -J^-1 dF / d psi
+
+    Args:
+        F: `F(theta, psi, *args, **kwargs)`, shaped like theta; called with `key=` where one is
+            given.
+        solver: `Newton(Dense(), steps=...)`, `Optimistix` with a root finder, or any
+            `(F, theta0) -> theta`, whose F is a function of theta.
+        inverse_hvp: one of `bilevel.inverse_hvp` that takes a matrix that is not symmetric:
+            `Dense`, `Lineax` with GMRES; `CG()` if None, on the normal equations.
+        inner_has_aux: whether F returns `(value, aux)`.
+        forward_mode: as in `argmin`, as are `with_record` and `throw`.
+
+    Returns:
+        `fn(psi, theta0, *args, key=None, **kwargs)`, which returns theta* shaped like theta0.
+
+    Raises:
+        ValueError: arguments that cannot work: F of another shape, a solver of minima.
+        RuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from bilevel import root
+        >>> from bilevel.inverse_hvp import Dense
+        >>> from bilevel.solvers import Newton
+        >>> square_root = root(lambda theta, psi: theta**2 - psi, solver=Newton(Dense(), steps=6))
+        >>> jax.value_and_grad(square_root)(jnp.float32(4), jnp.float32(1))
+        (Array(2.00, dtype=float32), Array(0.25, dtype=float32))
+    """
+    return argmin(
+        Root(F),
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        inner_has_aux=inner_has_aux,
+        forward_mode=forward_mode,
+        with_record=with_record,
+        throw=throw,
+    )
+
+
+def fixed_point(
+    f: Callable,
+    *,
+    solver: AbstractSolver | Callable,
+    inverse_hvp: AbstractInverseHVP | None = None,
+    inner_has_aux: bool = False,
+    forward_mode: bool = False,
+    with_record: bool = False,
+    throw: Throw = "raise",
+) -> Callable[..., PyTree]:
+    """A function `theta*(psi)` with `theta* = f(theta*, psi)` that can be differentiated.
+
+    It is `argmin` of `bilevel.problems.FixedPoint(f)`. No step of the iteration is kept in memory:
+
+        d theta* / d psi = (I - df / d theta)^-1 df / d psi
+
+    Args:
+        f: `f(theta, psi, *args, **kwargs)`, shaped like theta; called with `key=` where one is
+            given.
+        solver: `FixedPointIteration()`, `Anderson()`, `Newton(Dense(), steps=...)`, `Optimistix`
+            with a fixed-point solver, or any `(f, theta0) -> theta`, f being a function of theta.
+        inverse_hvp: as in `root`; `Neumann(steps, step_size=1.0)` iterates on the adjoint.
+        inner_has_aux: whether f returns `(value, aux)`.
+        forward_mode: as in `argmin`, as are `with_record` and `throw`.
+
+    Returns:
+        `fn(psi, theta0, *args, key=None, **kwargs)`, which returns theta* shaped like theta0.
+
+    Raises:
+        ValueError: arguments that cannot work: f of another shape, a solver of minima.
+        RuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from bilevel import fixed_point
+        >>> from bilevel.solvers import Anderson
+        >>> dottie = fixed_point(lambda theta, psi: jnp.cos(psi * theta), solver=Anderson())
+        >>> dottie(jnp.asarray(1.0), jnp.asarray(1.0))
+        Array(0.739085, dtype=float32)
+        >>> jax.grad(dottie)(jnp.float32(1), jnp.float32(1))
+        Array(-0.297474, dtype=float32)
+    """
+    return argmin(
+        FixedPoint(f),
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        inner_has_aux=inner_has_aux,
+        forward_mode=forward_mode,
+        with_record=with_record,
+        throw=throw,
+    )

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from ._hypergradient import hypergradient
 from ._inner import InnerLoss, as_arrays
+from ._point import primal
 from ._record import Hypergradient
 from ._result import Result
 from ._settle import judge_for, settle, smallest_eigenvalue
@@ -21,6 +22,7 @@ from ._tree import coarsest, dtypes_of, norm
 from ._unrolled import unrolled_grad
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
+from .problems._base import begin, inverse_for, rejoin
 from .solvers import AbstractSolver, GradientDescent, Steps
 from .solvers._base import as_solver, find
 
@@ -33,8 +35,8 @@ class Cause(enum.Enum):
         "lower the learning rate of the inner solver."
     )
     not_stationary = (
-        "The inner problem is not at a stationary point: allow the inner solver more steps or "
-        "another learning rate, or start it nearer."
+        "The inner problem is not at a stationary point, or not at its root: allow the inner "
+        "solver more steps or another learning rate, or start it nearer."
     )
     indefinite = (
         "The Hessian of the inner loss has non-positive eigenvalues, so theta is no strict "
@@ -103,7 +105,7 @@ class HypergradientCheck:
         rows.append(f"relative error            {self.error:.1e}  (allowed: {self.rtol:.0e})")
         if self.unrolled_error is not None:
             rows.append(f"distance to unrolling     {self.unrolled_error:.1e}")
-        rows.append(f"inner gradient norm       {float(h.inner.gradient_norm):.1e}")
+        rows.append(f"{f'inner {h.inner.measure} norm':<26}{float(h.inner.gradient_norm):.1e}")
         rows.append(f"distance to the solution  {self.distance:.1e}  (relative to theta)")
         rows.append(f"adjoint residual          {float(h.adjoint.residual):.1e}")
         if self.smallest_eigenvalue is not None:
@@ -162,7 +164,7 @@ def check_hypergradient(
     """
     if directions < 1:
         raise ValueError(f"directions={directions} leaves nothing to compare: give 1 or more.")
-    inner_solver, inverse = as_solver(solver), as_inverse(inverse_hvp)
+    inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
     settings = {"has_aux": has_aux, "inner_has_aux": inner_has_aux, "throw": "ignore"}
     compute = hypergradient(outer, inner, solver=inner_solver, inverse_hvp=inverse, **settings)
 
@@ -179,17 +181,18 @@ def check_hypergradient(
             raise ValueError("check_hypergradient compares numbers: call it outside of jax.jit.")
         args = {"outer_args": outer_args, "inner_args": inner_args, "key": key}
         found = compute(psi, theta0, **args)
-        theta, static = eqx.partition(found.theta, eqx.is_inexact_array)
-        start = eqx.filter(theta0, eqx.is_inexact_array)
+        start, static = eqx.partition(theta0, eqx.is_inexact_array)
+        loss = InnerLoss(inner, static, psi, tuple(inner_args), {}, inner_has_aux)
+        loss, start = begin(loss, start)
+        theta = rejoin(loss, eqx.filter(found.theta, eqx.is_inexact_array), found.inner.multipliers)
 
         def condition(psi):
-            loss = InnerLoss(inner, static, psi, tuple(inner_args), {}, inner_has_aux)
-            return inner_solver.condition(loss)
+            return inner_solver.condition(eqx.tree_at(lambda at: at.psi, loss, psi))
 
         settled, distance, solved = settle(condition(psi), theta, start, key)
 
         def outer_value(theta, psi):
-            out = outer(eqx.combine(theta, static), psi, *outer_args)
+            out = outer(eqx.combine(primal(theta), static), psi, *outer_args)
             return float(out[0] if has_aux else out)
 
         def value(psi):
@@ -213,10 +216,9 @@ def check_hypergradient(
             unrolled_error = _distance(found.grad, other[0] if has_aux else other)
 
         def mended(theta, inverse):
-            stay = hypergradient(
-                outer, inner, solver=_Stay(inner_solver), inverse_hvp=inverse, **settings
-            )
-            return stay(psi, eqx.combine(theta, static), **args).grad
+            stay = _Stay(inner_solver, theta)
+            compute = hypergradient(outer, inner, solver=stay, inverse_hvp=inverse, **settings)
+            return compute(psi, theta0, **args).grad
 
         smallest = smallest_eigenvalue(condition(psi), theta, key)
         agrees, away = error <= tolerance, solved and not distance <= tolerance
@@ -244,15 +246,16 @@ def check_hypergradient(
 
 
 class _Stay(AbstractSolver):
-    """Takes theta0 for the solution of what `solver` solves."""
+    """Takes `theta` for the solution of what `solver` solves."""
 
     solver: AbstractSolver
+    theta: PyTree
 
     def condition(self, loss):
         return self.solver.condition(loss)
 
     def solve(self, loss, theta0, key):
-        return Steps(theta0, jnp.asarray(0), jnp.zeros((0,)), Result.not_judged)
+        return Steps(self.theta, jnp.asarray(0), jnp.zeros((0,)), Result.not_judged)
 
 
 def _derivatives(grad, psi, value, directions, step) -> Iterator[tuple[float, float, float]]:

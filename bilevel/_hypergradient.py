@@ -10,7 +10,6 @@ from jax.core import eval_jaxpr
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ._closures import detached, holds_tracers, put_back
-from ._condition import AbstractCondition, mixed_vjp
 from ._implicit import attach, invert, moving, warn_of_unused_psi
 from ._inner import (
     InnerLoss,
@@ -20,14 +19,17 @@ from ._inner import (
     check_scalar,
 )
 from ._jaxpr import holds_primitive
+from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
 from ._tree import negative, split_key
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
+from .problems._base import begin, inverse_for
+from .problems._condition import AbstractCondition, mixed_vjp
 from .solvers import AbstractSolver, InnerRecord
-from .solvers._base import as_solver, find, record, with_aux
+from .solvers._base import as_solver, completed, find, record
 
 
 def hypergradient(
@@ -53,10 +55,13 @@ def hypergradient(
     Args:
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
         inner: `inner(theta, psi, *inner_args)`, a scalar; called with `key=` where one is given.
-            theta and psi are any pytree, Equinox modules included; their floating-point arrays
-            are what is solved for and differentiated.
+            Or one of `bilevel.problems`, whose residual and Jacobian take the place of the inner
+            gradient and of H, which is transposed in the first equation. theta and psi are any
+            pytree, Equinox modules included; their floating-point arrays are what is solved for
+            and differentiated.
         solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
         has_aux: whether `outer` returns `(scalar, aux)`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`: statistics of a batch, for example.
             What it returns at theta* stands in the record, `inner.aux`.
@@ -88,7 +93,7 @@ def hypergradient(
     check_throw(throw)
     check_callable(outer, "outer")
     check_callable(inner, "inner")
-    inner_solver, inverse = as_solver(solver), as_inverse(inverse_hvp)
+    inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
 
     def compute(
         psi: PyTree,
@@ -104,16 +109,17 @@ def hypergradient(
         check_args(inner_args, "inner_args")
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         loss = InnerLoss(inner, static, psi, tuple(inner_args), {}, inner_has_aux)
+        loss, start = begin(loss, start)
         keys = split_key(key, 4)
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
         problem = _Problem(outer, has_aux, tuple(outer_args), static)
         given = (psi, start, loss.args, problem, keys, v0, inner, inner_solver, inverse)
         if holds_tracers(*given):
-            h = _traced(loss, theta0, inner_solver, problem, detached(inverse), keys, v0, throw)
+            h = _traced(loss, start, inner_solver, problem, detached(inverse), keys, v0, throw)
         else:
             h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
             if bool(silent):
-                warn_of_unused_psi(moving(loss, inner_solver, theta0, keys[0]).condition())
+                warn_of_unused_psi(moving(loss, inner_solver, start, keys[0]).condition())
         result = worst(h.inner.result, h.adjoint.result)
         value, implicit = act_on(result, throw, (h.value, h.implicit))
         return eqx.tree_at(lambda h: (h.value, h.implicit), h, (value, implicit))
@@ -130,7 +136,7 @@ class _Problem(eqx.Module):
     theta_static: PyTree
 
     def value_and_aux(self, theta, psi):
-        out = self.outer(eqx.combine(theta, self.theta_static), psi, *self.args)
+        out = self.outer(eqx.combine(primal(theta), self.theta_static), psi, *self.args)
         value, aux = out if self.has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux
@@ -143,9 +149,9 @@ def _computed(loss, start, solver, problem, inverse, keys, v0):
     return _in_one(condition, steps, start, problem, inverse, v0, keys[1:], "ignore")
 
 
-def _traced(loss, theta0, solver, problem, inverse, keys, v0, throw):
+def _traced(loss, start, solver, problem, inverse, keys, v0, throw):
     """The same where it may be differentiated: with the derivative rule of the solution."""
-    moved = moving(loss, solver, theta0, keys[0])
+    moved = moving(loss, solver, start, keys[0])
     warn_of_unused_psi(moved.condition())
     fixed = detached(moved)
     steps = find(put_back(fixed.solver, fixed.held), fixed.loss, fixed.start, keys[0])
@@ -182,18 +188,22 @@ def _differentiate(condition, steps, start, problem, inverse, v0, keys, throw):
         g,
         _bend(problem, theta, loss.psi, adjoint.v),
         outer_value,
-        theta,
-        start,
+        primal(theta),
+        primal(start),
         steps.inverse_curvature,
         jacobian.symmetric,
     )
     inner = _amended(inner, judged, steps, adjoint, stochastic=adjoint_key is not None)
-    inner = with_aux(inner, loss, theta, record_key)
+    inner = completed(inner, condition, theta, record_key)
+    degenerate = condition.degenerate(theta)
+    if degenerate is not None:
+        kink = Result.where(degenerate, Result.degenerate, Result.successful)
+        inner = eqx.tree_at(lambda at: at.result, inner, worst(inner.result, kink))
     silent = _is_zero(implicit) & ~_is_zero(adjoint.v)
     h = Hypergradient(
         outer_value,
         aux,
-        eqx.combine(theta, problem.theta_static),
+        eqx.combine(primal(theta), problem.theta_static),
         direct,
         implicit,
         inner,

@@ -14,19 +14,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from ._closures import detached, put_back, take_tracers
-from ._condition import AbstractCondition, Stationary, mixed_vjp
 from ._inner import InnerLoss, Params, strongly_typed
 from ._loops import holds
 from ._operator import AbstractOperator
+from ._point import primal
 from ._result import Result, Throw, act_on, failed
 from ._stationarity import judge
 from ._traced_loss import trace_loss
 from ._tree import negative
 from ._varying import vary, varying
 from .inverse_hvp import AbstractInverseHVP, Adjoint
+from .problems._base import over_functions, traced_functions
+from .problems._condition import AbstractCondition, mixed_vjp
 from .solvers import AbstractSolver
 
 
@@ -45,16 +47,24 @@ class Moving(eqx.Module):
         return put_back(self.solver, self.held).condition(self.loss)
 
 
-def moving(loss: InnerLoss, solver: AbstractSolver, theta0: PyTree, key) -> Moving:
+def moving(loss: InnerLoss, solver: AbstractSolver, start: Params, key) -> Moving:
     """What the solution depends on, with the tracers of `inner` and `solver` as leaves."""
-    start, static = eqx.partition(theta0, eqx.is_inexact_array)
     kwargs = loss.kwargs if key is None else loss.kwargs | {"key": key}
-    traced = trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs)
-    if traced.varying - varying(start):
+
+    def trace(start):
+        theta0 = eqx.combine(primal(start), loss.theta_static)
+        return over_functions(
+            loss.inner,
+            lambda function: trace_loss(function, theta0, loss.psi, *loss.args, **kwargs),
+        )
+
+    traced = trace(start)
+    axes = [function.varying(loss.has_aux) for function in traced_functions(traced)]
+    axes = frozenset().union(*axes)
+    if axes - varying(start):
         # A theta that is the same on all devices has the sum of their gradients.
-        start = vary(start, traced.varying)
-        theta0 = eqx.combine(start, static)
-        traced = trace_loss(loss.inner, theta0, loss.psi, *loss.args, **kwargs)
+        start = vary(start, axes)
+        traced = trace(start)
     skeleton, held = take_tracers(solver)
     closed = eqx.tree_at(lambda at: at.inner, loss, strongly_typed(traced))
     return Moving(closed, skeleton, held, start)
@@ -110,6 +120,7 @@ def _attach_jvp(primals, tangents):
         )
     _, change = jax.jvp(residual, (differentiated,), (along,))
     condition = moved.condition()
+    change = _refuse_where_degenerate(condition, theta, change, throw)
     *_, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
     if varying((jacobian, change)):
         jacobian, change = _only_once(jacobian, change)
@@ -137,6 +148,7 @@ def _attach_bwd(theta, cotangent, perturbed, moved, _, keys, inverse, throw):
     _, residual, jacobian = condition.linearize(theta, adjoint_key, rederive=inverse.rederive)
     adjoint = invert(jacobian.T, g, inverse, throw, key=adjoint_key)
     v = adjoint.v
+    v = _refuse_where_degenerate(condition, theta, v, throw)
     if adjoint_key is None:
         v = _refuse_where_far(residual, v, g, theta, moved.start, jacobian, adjoint, throw)
     asked = eqx.tree_at(lambda at: at.start, perturbed, jax.tree.map(lambda _: False, moved.start))
@@ -152,8 +164,16 @@ def _condition_of(moving, fixed) -> AbstractCondition:
     return eqx.combine(moving, fixed).condition()
 
 
+def _refuse_where_degenerate(condition, theta, values, throw):
+    degenerate = condition.degenerate(theta)
+    if degenerate is None:
+        return values
+    return act_on(Result.where(degenerate, Result.degenerate, Result.successful), throw, values)
+
+
 def _refuse_where_far(residual, v, g, theta, start, jacobian, adjoint, throw):
-    judged = judge(residual, v, g, None, None, theta, start, None, jacobian.symmetric)
+    at, start = primal(theta), primal(start)
+    judged = judge(residual, v, g, None, None, at, start, None, jacobian.symmetric)
     far = judged.far & ~failed(adjoint.result)
     return act_on(Result.where(far, Result.not_stationary, Result.successful), throw, v)
 
@@ -250,7 +270,7 @@ def _only_once_jvp(primals, tangents):
 
 def warn_of_unused_psi(condition: AbstractCondition) -> None:
     """Warns where psi reaches the solution in no way; `condition` is that of a traced loss."""
-    if isinstance(condition, Stationary) and not condition.loss.inner.uses(1):
+    if not condition.uses_psi():
         warnings.warn(
             "inner does not depend on psi, so its solution does not either and the derivative "
             "through it is zero: use psi in inner, and check that outer and inner are not swapped.",

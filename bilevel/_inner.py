@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
 
 from ._jaxpr import holds_primitive
 from ._loops import holds
+from ._point import primal
 from ._traced_loss import TracedLoss
 from ._tree import cast, dtypes_of
 
@@ -119,7 +120,10 @@ def check_scalar(value: Any, name: str) -> None:
 
 
 class InnerLoss(eqx.Module):
-    """`inner(., psi, *args, **kwargs)` as a function of the floating-point leaves of theta."""
+    """`inner(., psi, *args, **kwargs)` as a function of the floating-point leaves of theta.
+
+    `units` is what a constrained problem knows of its start.
+    """
 
     inner: Callable
     theta_static: PyTree
@@ -128,6 +132,7 @@ class InnerLoss(eqx.Module):
     kwargs: dict[str, Any] = eqx.field(default_factory=dict)
     has_aux: bool = eqx.field(default=False, static=True)
     dtypes: tuple | None = eqx.field(default=None, static=True)
+    units: Any = None
 
     def with_aux(self, theta: Params, key: PRNGKeyArray | None = None) -> tuple[Any, Any]:
         """The loss, and what `inner` returned beside it."""
@@ -159,7 +164,7 @@ class InWideType(eqx.Module):
 
 def in_wide_type(loss: Callable, theta: Params) -> Callable:
     if isinstance(loss, InnerLoss):
-        return dataclasses.replace(loss, dtypes=dtypes_of(theta))
+        return dataclasses.replace(loss, dtypes=dtypes_of(primal(theta)))
     return InWideType(loss, dtypes_of(theta))
 
 

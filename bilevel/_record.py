@@ -28,7 +28,8 @@ class Hypergradient(eqx.Module):
         inner: the inner solver's record: steps, losses, gradient norm at theta*, result.
         adjoint: the adjoint solve: v = H^-1 g, relative residual, steps, result.
         change: what `value` would change by if theta moved to the solution, to first order:
-            `-<v, F>`, with F the inner gradient at theta.
+            `-<v, F>`, with F the inner gradient at theta, or the residual of an inner problem that
+            is no loss.
     """
 
     value: Scalar
@@ -57,7 +58,7 @@ class Hypergradient(eqx.Module):
                 f"  direct part      {float(norm(self.direct)):.3e}",
                 f"  implicit part    {float(norm(self.implicit)):.3e}",
                 f"theta              {int(inner.steps)} steps: {Result[inner.result]}",
-                f"  gradient norm    {float(inner.gradient_norm):.1e}",
+                f"  {inner.measure} norm    {float(inner.gradient_norm):.1e}",
                 f"  distance         {away}  (to the solution, relative to theta)",
                 f"  change           {change}  (of the value, if theta moved to the solution)",
                 f"adjoint            {int(adjoint.steps)} steps: {Result[adjoint.result]}",

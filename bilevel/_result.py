@@ -35,7 +35,7 @@ class Result(eqx.Enumeration):
         "`residual` says how far; for an exact one allow more steps, or use `CG()`."
     )
     not_judged = (
-        "Nothing has shown that theta is at a minimum of the inner problem, so the hypergradient "
+        "Nothing has shown that theta solves the inner problem, so the hypergradient "
         "may be biased: `inner.distance` estimates how far it is; for a success allow more steps, "
         "start nearer, tighten the inner solver's `tol`, or compute in float64."
     )
@@ -51,8 +51,9 @@ class Result(eqx.Enumeration):
         "use `Dense`."
     )
     singular = (
-        "The Hessian of the inner loss is singular to working precision: regularise the inner "
-        "loss, add `damping`, compute in float64, or take the pseudo-inverse, "
+        "The Hessian of the inner loss, or the Jacobian of a root, is singular to working "
+        "precision: regularise the inner loss, leave out constraints that say the same, add "
+        "`damping`, compute in float64, or take the pseudo-inverse, "
         "`Lineax(lineax.SVD())`."
     )
     diverged = (
@@ -60,9 +61,14 @@ class Result(eqx.Enumeration):
         "`Neumann` (raise it, if it is tiny), raise the `rank` or the `damping` of `Nystrom`, or "
         "use `CG`."
     )
+    degenerate = (
+        "A constraint is at its bound with a multiplier of zero, so the solution has a kink there "
+        "and no derivative: move psi a little, leave out the constraint if it does not bind, or "
+        "keep it away from its bound by a small term in the inner loss."
+    )
     not_stationary = (
-        "The inner solver ended away from a minimum, so its solution is inaccurate and a "
-        "hypergradient biased: allow more steps, start nearer, change its settings (a learning "
+        "The inner solver ended away from a minimum, or a root, so its solution is inaccurate and "
+        "a hypergradient biased: allow more steps, start nearer, change its settings (a learning "
         "rate, or its `tol`), or, where a rough solution is what you want, pass `throw='ignore'`."
     )
     nonfinite = (
@@ -90,6 +96,7 @@ _FAILURES = (
     Result.indefinite,
     Result.singular,
     Result.diverged,
+    Result.degenerate,
     Result.not_stationary,
     Result.nonfinite,
     Result.outer_max_steps_reached,

@@ -7,12 +7,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
-from ._condition import AbstractCondition
 from ._inner import Params
 from ._result import Result
 from ._stationarity import step_to_stop_at
 from ._tree import norm
 from .inverse_hvp import CG, AbstractInverseHVP, Dense
+from .problems._condition import AbstractCondition
 
 MOST_DENSE = 1000
 """Parameters up to which the judge factorises the Hessian, and knows its eigenvalues."""

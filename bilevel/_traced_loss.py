@@ -29,17 +29,24 @@ class TracedLoss(eqx.Module):
         found = eval_jaxpr(self.jaxpr, self.consts, *leaves)
         return eqx.combine(jax.tree.unflatten(structure, found), static)
 
-    @property
-    def varying(self) -> frozenset[str]:
-        """The axes of a `shard_map` over which its value differs."""
-        return axes_of(self.jaxpr.outvars[0].aval)
+    def varying(self, has_aux: bool) -> frozenset[str]:
+        """The axes of a `shard_map` over which its value differs, without its aux."""
+        outputs = [self.jaxpr.outvars[at] for at in self._of_value(has_aux)]
+        return frozenset().union(*(axes_of(out.aval) for out in outputs))
 
-    def uses(self, at: int) -> bool:
+    def _of_value(self, has_aux: bool) -> list[int]:
+        structure, _ = self.out
+        places = jax.tree.unflatten(structure, range(structure.num_leaves))
+        split = has_aux and isinstance(places, tuple)
+        return jax.tree.leaves(next(iter(places)) if split else places)
+
+    def uses(self, at: int, has_aux: bool) -> bool:
         """Whether its value depends on an array of the argument number `at`, differentiably."""
         places = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
         wanted = set(jax.tree.leaves(places[0][at]))
         given = [place in wanted for place in range(self.structure.num_leaves)]
-        return _reached(self.jaxpr, [False] * len(self.consts) + given)[0]
+        reached = _reached(self.jaxpr, [False] * len(self.consts) + given)
+        return any(reached[at] for at in self._of_value(has_aux))
 
 
 def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:

@@ -11,11 +11,13 @@ from jaxtyping import PyTree
 from .._inner import evaluate, value_and_grad
 from .._result import Result
 from .._stationarity import inverse_unit
-from .._tree import check_form, norm, wide_dtype
-from ._base import AbstractSolver, Steps, check_tol, refuse_key
+from .._tree import check_form, multiply, norm, wide_dtype
+from ..problems import FixedPoint
+from ..problems._base import AbstractProblem, problem_of
+from ._base import AbstractMinimiser, AbstractSolver, Steps, check_tol, refuse_key
 
 
-class Jaxopt(AbstractSolver):
+class Jaxopt(AbstractMinimiser):
     """Any unconstrained solver of jaxopt.
 
     jaxopt's own implicit differentiation is switched off. Needs the extra `bilevel[jaxopt]`.
@@ -61,11 +63,18 @@ def _run_jaxopt(loss, solver, theta0):
 
 
 class Optimistix(AbstractSolver):
-    """Any minimiser of optimistix. Needs the extra `bilevel[optimistix]`.
+    """Any solver of optimistix. Needs the extra `bilevel[optimistix]`.
+
+    Its minimisers are for losses, its root finders for roots and for `Constrained` problems, its
+    fixed-point solvers for fixed points. What `optimistix.root_find` and `optimistix.fixed_point`
+    take in the place of their own (a least-squares solver, a minimiser, and a root finder for a
+    fixed point), they take here.
 
     Attributes:
-        solver: an optimistix minimiser, e.g. `optimistix.BFGS(rtol=1e-6, atol=1e-6)`. It gets the
-            loss multiplied by a number, so that its first gradient has a norm of 1 to 2.
+        solver: for example `optimistix.BFGS(rtol=1e-6, atol=1e-6)`, which gets the loss multiplied
+            by a number, so that its first gradient has a norm of 1 to 2; or
+            `optimistix.Newton(rtol=1e-8, atol=1e-8)`, which gets F multiplied so; or
+            `optimistix.FixedPointIteration(rtol=1e-6, atol=1e-6)`.
         max_steps: at most so many steps.
         tol: a solve that ends with a gradient norm above this is reported. None: only one that
             ends above optimistix' own tolerances.
@@ -74,6 +83,7 @@ class Optimistix(AbstractSolver):
         ```python
         solver = Optimistix(optimistix.BFGS(rtol=1e-6, atol=1e-6))
         hypergradient(outer, inner, solver=solver)
+        root(F, solver=Optimistix(optimistix.Newton(rtol=1e-8, atol=1e-8)))
         ```
     """
 
@@ -86,15 +96,48 @@ class Optimistix(AbstractSolver):
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
+    def purpose(self):
+        kinds = _kinds()
+        names = ("fixed points", "minima", "roots", "least squares")
+        found = [name for name, kind in zip(names, kinds, strict=True) if _is(self.solver, kind)]
+        name = type(self.solver).__name__
+        return f"{found[0] if found else 'nothing'} (by optimistix's {name})"
+
+    def suits(self, inner):
+        fixed, minimiser, root, squares = (_is(self.solver, kind) for kind in _kinds())
+        if not isinstance(inner, AbstractProblem):
+            return minimiser
+        return minimiser or root or squares or (fixed and isinstance(inner, FixedPoint))
+
     def solve(self, loss, theta0, key):
         refuse_key("Optimistix", key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            theta, steps, result = _run_optimistix(loss, self.solver, theta0, self.max_steps)
+            problem = problem_of(loss)
+            settings = (self.solver, theta0, self.max_steps)
+            found = (
+                _minimise(loss, *settings) if problem is None else _find(problem, loss, *settings)
+            )
+        theta, steps, result = found
         return Steps(theta, steps, _no_losses(theta), result, self.tol)
 
 
+def _kinds():
+    import optimistix
+
+    return (
+        optimistix.AbstractFixedPointSolver,
+        optimistix.AbstractMinimiser,
+        optimistix.AbstractRootFinder,
+        optimistix.AbstractLeastSquaresSolver,
+    )
+
+
+def _is(solver, kind) -> bool:
+    return isinstance(solver, kind)
+
+
 @eqx.filter_jit
-def _run_optimistix(loss, solver, theta0, max_steps):
+def _minimise(loss, solver, theta0, max_steps):
     import optimistix
 
     # Its tolerances are those of a loss whose first gradient has norm 1.
@@ -107,6 +150,29 @@ def _run_optimistix(loss, solver, theta0, max_steps):
         max_steps=max_steps,
         throw=False,
     )
+    return _reported(found, theta0)
+
+
+@eqx.filter_jit
+def _find(problem, loss, solver, theta0, max_steps):
+    import optimistix
+
+    given, is_fixed = problem.given(loss), isinstance(problem, FixedPoint)
+    settings = {"max_steps": max_steps, "throw": False}
+    if is_fixed:
+        found = optimistix.fixed_point(lambda theta, _: given(theta), solver, theta0, **settings)
+        return _reported(found, theta0)
+    # Its tolerances are those of an F that is 1 at the start.
+    unit = inverse_unit(norm(given(theta0)))
+    found = optimistix.root_find(
+        lambda theta, _: multiply(given(theta), unit), solver, theta0, **settings
+    )
+    return _reported(found, theta0)
+
+
+def _reported(found, theta0):
+    import optimistix
+
     solved = found.result == optimistix.RESULTS.successful
     result = Result.where(solved, Result.successful, Result.not_stationary)
     return _like(found.value, theta0), jnp.asarray(found.stats["num_steps"]), result

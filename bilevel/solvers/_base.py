@@ -1,8 +1,9 @@
 """What every inner solver shares: the call, and the record of how it went."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
-from .._condition import AbstractCondition, Stationary, value_and_residual
 from .._inner import InnerLoss, in_wide_type
+from .._point import Multipliers, primal
 from .._result import Result, worst
 from .._stationarity import exceeds, near_enough, relative_distance
 from .._tree import (
@@ -25,6 +26,8 @@ from .._tree import (
     widen,
 )
 from .._varying import as_shard_map_allows
+from ..problems._base import AbstractProblem, condition_of, problem_of
+from ..problems._condition import AbstractCondition, value_and_residual
 
 
 class InnerRecord(eqx.Module):
@@ -33,15 +36,19 @@ class InnerRecord(eqx.Module):
     Attributes:
         steps: how many steps the solver took; an integer scalar, 0 for a plain callable.
         losses: the inner loss before each step and, last, at theta*; shape (most steps + 1,),
-            that at theta* also where fewer steps were taken.
-        gradient_norm: the norm of the inner gradient at theta*, or of the proximal gradient
-            `(theta - prox(theta - s gradient)) / s` of a constrained problem. The implicit
+            that at theta* also where fewer steps were taken. Of a root or a fixed point, which has
+            no loss, the norm of its residual.
+        gradient_norm: the norm of the inner gradient at theta*, of the proximal gradient
+            `(theta - prox(theta - s gradient)) / s`, or of the residual of one of
+            `bilevel.problems`: F, `theta - f(theta)`, or that of the KKT conditions. The implicit
             function theorem asks for 0: what is left is the bias of the hypergradient.
         result: a `Result`.
         distance: an estimate of how far theta is from the solution, relative to theta, free of
             the loss's units: the gradient norm times the inverse of the smallest curvature that
             the solver or the adjoint has met. None where neither has.
         aux: what `inner` returned beside its value at theta* (None without `inner_has_aux`).
+        multipliers: those of a `Constrained` problem (None for any other).
+        measure: "gradient", or "residual" for one of `bilevel.problems`.
     """
 
     steps: Int[Array, ""]
@@ -50,6 +57,8 @@ class InnerRecord(eqx.Module):
     result: Result
     distance: Scalar | None = None
     aux: Any = None
+    multipliers: Multipliers | None = None
+    measure: str = eqx.field(default="gradient", static=True)
 
 
 class Steps(eqx.Module):
@@ -72,7 +81,15 @@ class Steps(eqx.Module):
 
 
 class AbstractSolver(eqx.Module):
-    """A way of finding theta* = argmin of a loss. A new one is a subclass with one method."""
+    """A way of finding theta*: the minimum of a loss, or the solution of one of `bilevel.problems`.
+    A new one is a subclass with one method.
+    """
+
+    finds: ClassVar[str] = "solutions"
+    """What it is for, in the sentence for those who pass what does not suit it."""
+
+    def purpose(self) -> str:
+        return self.finds
 
     @abc.abstractmethod
     def solve(
@@ -80,15 +97,23 @@ class AbstractSolver(eqx.Module):
     ) -> Steps:
         """Minimise `loss(theta)`, or `loss(theta, key=...)` with a fresh key at each evaluation.
 
+        Where the inner problem is one of `bilevel.problems`, `self.condition(loss)` has its
+        residual, `value_and_residual(theta, key)`, and that residual's Jacobian, `linearize`.
+
         Args:
-            loss: the inner loss as a function of theta's floating-point arrays.
+            loss: the inner loss as a function of theta's floating-point arrays; F of a `Root`, f
+                of a `FixedPoint`.
             theta0: where to start.
             key: given where the loss is stochastic.
         """
 
     def condition(self, loss: Callable[..., Scalar]) -> AbstractCondition:
-        """What is zero at the solution: the gradient, or a fixed point's residual."""
-        return Stationary(loss)
+        """What is zero at the solution: the gradient of a loss, or the residual of a problem."""
+        return condition_of(loss)
+
+    def suits(self, inner: Callable) -> bool:
+        """Whether it can solve `inner`: a loss, or one of `bilevel.problems`."""
+        return True
 
     def __call__(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None = None
@@ -96,8 +121,9 @@ class AbstractSolver(eqx.Module):
         """theta* and an `InnerRecord`."""
         solve_key, last_key = split_key(key, 2)
         steps = find(self, loss, theta0, solve_key)
-        found = value_and_residual(self.condition(loss), steps.theta, last_key)
-        return steps.theta, with_aux(record(steps, *found), loss, steps.theta, last_key)
+        condition = self.condition(loss)
+        found = value_and_residual(condition, steps.theta, last_key)
+        return steps.theta, completed(record(steps, *found), condition, steps.theta, last_key)
 
 
 def find(solver: AbstractSolver, loss, theta0, key) -> Steps:
@@ -119,7 +145,7 @@ def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
     gradient_norm, distance = norm(residual), None
     result = steps.result
     if steps.inverse_curvature is not None:
-        distance = relative_distance(gradient_norm, steps.inverse_curvature, steps.theta)
+        distance = relative_distance(gradient_norm, steps.inverse_curvature, primal(steps.theta))
         near = distance <= near_enough(steps.theta)
         # What the solver held to be short may be near enough, and the other way round.
         result = Result.where((result == Result.not_stationary) & near, Result.successful, result)
@@ -142,12 +168,26 @@ def record(steps: Steps, value: Scalar, residual: PyTree[Array]) -> InnerRecord:
 
 
 @eqx.filter_jit
-def with_aux(record: InnerRecord, loss: Callable, theta: PyTree[Array], key: Any) -> InnerRecord:
-    """The record with what the inner loss returned beside its value at theta."""
-    if not (isinstance(loss, InnerLoss) and loss.has_aux):
-        return record
-    aux = loss.with_aux(theta, key)[1]
-    return eqx.tree_at(lambda at: at.aux, record, aux, is_leaf=lambda at: at is None)
+def completed(
+    record: InnerRecord, condition: AbstractCondition, theta: PyTree[Array], key: Any
+) -> InnerRecord:
+    """The record with what else the condition tells at theta."""
+    loss, problem = condition.loss, problem_of(condition.loss)
+    found: dict[str, Any] = {"measure": condition.measure}
+    if isinstance(loss, InnerLoss) and loss.has_aux:
+        found["aux"] = loss.with_aux(theta, key)[1]
+    if problem is not None:
+        found["multipliers"] = problem.multipliers(loss, theta)
+    return dataclasses.replace(record, **found)
+
+
+class AbstractMinimiser(AbstractSolver):
+    """A solver for losses alone."""
+
+    finds: ClassVar[str] = "minima of a loss"
+
+    def suits(self, inner):
+        return not isinstance(inner, AbstractProblem)
 
 
 class FunctionSolver(AbstractSolver):
@@ -161,18 +201,41 @@ class FunctionSolver(AbstractSolver):
                 "key was given, but the solver is a plain callable that cannot pass one to the "
                 "inner loss: use a bilevel solver, or close over the key in the inner loss."
             )
-        theta = self.function(loss, theta0)
+        problem = problem_of(loss)
+        theta = self.function(loss if problem is None else problem.given(loss), theta0)
         check_form(theta, theta0, "the solver returned", "theta", "theta0")
         theta = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), theta, theta0)
         empty = jnp.zeros((0,), wide_dtype(theta0))
         return Steps(theta, jnp.asarray(0), empty, Result.not_judged)
 
 
-def as_solver(solver) -> AbstractSolver:
+def as_solver(solver, inner: Callable | None = None) -> AbstractSolver:
+    """`solver`, which has to suit `inner`, if that is given."""
+    solver = _as_solver(solver)
+    if inner is not None and not solver.suits(inner):
+        is_loss = not isinstance(inner, AbstractProblem)
+        what = "a loss to minimise" if is_loss else f"a {type(inner).__name__}"
+        remedy = (
+            "`LBFGS()`, `Newton()` or `GradientDescent(...)`, or give one of `bilevel.problems` as "
+            "inner"
+            if is_loss
+            else inner.remedy
+        )
+        raise ValueError(
+            f"solver={type(solver).__name__} finds {solver.purpose()}, and inner is {what}: pass "
+            f"{remedy}."
+        )
+    return solver
+
+
+_WITHOUT_SETTINGS = ("Newton", "LBFGS", "FixedPointIteration", "Anderson", "InteriorPoint")
+
+
+def _as_solver(solver) -> AbstractSolver:
     if isinstance(solver, AbstractSolver):
         return solver
     if isinstance(solver, type):
-        made = "()" if solver.__name__ in ("Newton", "LBFGS") else "(...)"
+        made = "()" if solver.__name__ in _WITHOUT_SETTINGS else "(...)"
         raise ValueError(
             f"solver={solver.__name__} is a class: pass an instance, `{solver.__name__}{made}`."
         )

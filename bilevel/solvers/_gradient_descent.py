@@ -11,10 +11,10 @@ from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import norm, wide_dtype
-from ._base import AbstractSolver, Steps, check_tol
+from ._base import AbstractMinimiser, Steps, check_tol
 
 
-class GradientDescent(AbstractSolver):
+class GradientDescent(AbstractMinimiser):
     """Steps of any optax optimiser: a fixed number of them, or until a tolerance.
 
     Attributes:

@@ -13,13 +13,13 @@ from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._stationarity import inverse_unit, step_to_stop_at
 from .._tree import multiply, norm, vdot, wide_dtype
-from ._base import AbstractSolver, Steps, check_tol, refuse_key
+from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
 
 PATIENCE = 10
 """Steps in a row without a smaller gradient or loss after which there is none to be had."""
 
 
-class LBFGS(AbstractSolver):
+class LBFGS(AbstractMinimiser):
     """optax's limited-memory BFGS with its zoom line search, until a tolerance is reached.
 
     For smooth inner losses that are not stochastic; their unit does not matter. The line search

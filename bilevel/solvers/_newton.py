@@ -2,7 +2,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from .._condition import Stationary
 from .._result import Result, worst
 from .._tree import norm, split_key
 from ..inverse_hvp import CG, AbstractInverseHVP
@@ -42,7 +41,7 @@ class Newton(AbstractSolver):
 
     def solve(self, loss, theta0, key):
         theta, losses, sizes, result = theta0, [], [], Result.successful
-        condition, length = Stationary(loss), jnp.zeros(())
+        condition, length = self.condition(loss), jnp.zeros(())
         for count in range(self.steps):
             key, gradient_key, solve_key = split_key(key, 3)
             value, gradient, hvp = condition.linearize(

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from .._condition import FixedPoint, proximal_step
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, split_key, vdot, wide_dtype
-from ._base import AbstractSolver, Steps, check_tol
+from ..problems._proximal import Proximal, proximal_step
+from ._base import AbstractMinimiser, Steps, check_tol
 
 
-class ProximalGradient(AbstractSolver):
+class ProximalGradient(AbstractMinimiser):
     """Accelerated proximal gradient descent (Beck and Teboulle, 2009), with restarts.
 
     Minimises `inner(theta, psi) + r(theta, psi)`, where r is given by its proximal operator, and
@@ -69,7 +69,7 @@ class ProximalGradient(AbstractSolver):
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
     def condition(self, loss):
-        return FixedPoint(loss, self.prox, jnp.asarray(self.step_size))
+        return Proximal(loss, self.prox, jnp.asarray(self.step_size))
 
     def solve(self, loss, theta0, key):
         problem, state = _Problem(self.condition(loss), theta0), _start(theta0, key, self.max_steps)
@@ -157,7 +157,7 @@ class _Projection(eqx.Module):
 
 
 class _Problem(eqx.Module):
-    condition: FixedPoint
+    condition: Proximal
     theta0: PyTree[Array]
 
 

@@ -6,9 +6,19 @@ import lineax
 import optax
 import pytest
 
-from bilevel import argmin, hypergradient, unrolled_grad
+from bilevel import argmin, fixed_point, hypergradient, root, unrolled_grad
 from bilevel.inverse_hvp import CG, SGD, Dense, Identity, Lineax, Neumann, Nystrom
-from bilevel.solvers import LBFGS, GradientDescent, Newton, ProjectedGradient, ProximalGradient
+from bilevel.problems import Constrained, FixedPoint, Root
+from bilevel.solvers import (
+    LBFGS,
+    Anderson,
+    FixedPointIteration,
+    GradientDescent,
+    InteriorPoint,
+    Newton,
+    ProjectedGradient,
+    ProximalGradient,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -84,6 +94,48 @@ def test_grad_of_argmin(name, compilations):
 
     _, second, third = count(jax.grad(value), compilations)
     assert second == third == 0 < compilations()
+
+
+def residual(theta, psi, x):
+    return x.T @ (x @ theta - 1) + jnp.exp(psi) * theta
+
+
+def contraction(theta, psi, x):
+    return jnp.tanh(0.1 * theta + psi * x[0])
+
+
+def bounded(theta, psi, x):
+    return theta - 1
+
+
+OTHERS = {
+    "root": (Root(residual), Newton(Dense(), steps=2)),
+    "fixed point": (FixedPoint(contraction), FixedPointIteration(max_steps=5)),
+    "fixed point, Anderson": (FixedPoint(contraction), Anderson(max_steps=5)),
+    "constrained": (Constrained(inner, inequality=bounded), InteriorPoint(max_steps=5)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_problems(name, compilations):
+    """The hypergradient, and the gradient of an operator that is made anew at each call."""
+    problem, solver = OTHERS[name]
+    settings = {"solver": solver, "inverse_hvp": Dense(), "throw": "ignore"}
+    compute = hypergradient(outer, problem, **settings)
+    _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
+    assert second == third == 0 < compilations()
+    makers = {
+        Root: lambda: root(residual, **settings),
+        FixedPoint: lambda: fixed_point(contraction, **settings),
+        Constrained: lambda: argmin(Constrained(inner, None, bounded), **settings),
+    }
+
+    def run(psi, theta0, x):
+        fit = makers[type(problem)]()
+        return jax.grad(lambda psi: outer(fit(psi, theta0, x), psi))(psi)
+
+    _, second, third = count(run, compilations)
+    assert second == third == 0
 
 
 def test_a_function_that_is_made_anew_at_each_call_is_no_excuse(compilations):

@@ -14,12 +14,14 @@ import pytest
 import bilevel
 
 DOCS = Path(__file__).parents[2] / "docs"
-SLOW = ["choosing.md", "coming-from.md"]
+SLOW = ["choosing.md", "problems.md", "coming-from.md"]
 # Code of other libraries is fenced as `py`, which looks the same on the site and is not run.
 BLOCK = re.compile(r"^( *)```(python|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("module", ["bilevel", "bilevel.solvers", "bilevel.inverse_hvp"])
+@pytest.mark.parametrize(
+    "module", ["bilevel", "bilevel.problems", "bilevel.solvers", "bilevel.inverse_hvp"]
+)
 def test_every_public_name_is_in_the_reference(module):
     pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))

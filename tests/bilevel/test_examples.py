@@ -146,3 +146,44 @@ def test_single_loop(run, capsys):
     assert single < 0.9 * first
     assert 0.5 * double < single < 1.5 * double
     assert abs(single_error - double_error) < 5
+
+
+def test_deep_equilibrium(run, capsys):
+    results = run("deep_equilibrium", steps=60, width=32)
+    text = capsys.readouterr().out
+    for name, (error, memory, _) in results.items():
+        (line,) = (line for line in text.splitlines() if line.startswith(name))
+        assert f"error {error:4.1f} %" in line and f"{memory / 2**20:6.2f} MiB" in line
+    (error, memory, _), (unrolled_error, unrolled_memory, _) = results.values()
+    assert error < 18 and abs(error - unrolled_error) < 3
+    assert memory < 0.7 * unrolled_memory
+
+
+def test_nash_equilibrium(run, capsys):
+    first, last = run("nash_equilibrium", steps=8)
+    text = capsys.readouterr().out
+    assert f"{first.value:.4f} before, {last.value:.4f} after" in text
+    assert last.value < first.value
+    assert last.inner.gradient_norm < 1e-4 and last.adjoint.residual < 1e-4
+
+
+def test_quadratic_program(run, capsys, x64):
+    weights, prices, changes, difference, psi, h = run("quadratic_program", steps=3)
+    text = capsys.readouterr().out
+    assert f"after 3 steps {float(psi['budget']):.3f}" in text
+    bound = np.asarray(weights) < 1e-8
+    assert 2 < bound.sum() < 9 and np.all(np.asarray(prices.inequality)[~bound] < 1e-8)
+    # An envelope: what the least loss changes by is the multiplier.
+    np.testing.assert_allclose(prices.inequality, changes["floor"], atol=1e-8)
+    np.testing.assert_allclose(-prices.equality, changes["budget"], rtol=1e-8)
+    np.testing.assert_allclose(changes["budget"], difference, rtol=1e-6)
+    assert np.isfinite(h.grad["budget"]) and h.grad["budget"] != 0
+
+
+def test_own_condition(run, capsys):
+    h, rows = run("own_condition", count=6)
+    text = capsys.readouterr().out
+    assert f"variance explained {h.value:.4f}" in text
+    for predicted, again in rows:
+        assert f"{predicted:+10.5f} {again:+15.5f}" in text
+    np.testing.assert_allclose(rows[:, 0], rows[:, 1], rtol=0.35)

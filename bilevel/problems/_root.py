@@ -1,0 +1,73 @@
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from .._tree import norm
+from ._base import AbstractProblem, Shaped, check_function
+from ._condition import AbstractCondition
+
+
+class Root(AbstractProblem):
+    """A root: theta* such that `F(theta*, psi) = 0`.
+
+    Stands in the place of an inner loss; `bilevel.root` is `argmin` of it. With J the Jacobian of
+    F in theta, which need not be symmetric, a cotangent c of theta* gives psi the gradient
+
+        -d/d psi <F(theta*, psi), v>        where        J^T v = c
+
+    A linear solve that wants a symmetric operator, as `CG` does, is handed its normal equations;
+    `Dense`, and `Lineax` with GMRES or BiCGStab, take it as it is.
+
+    Attributes:
+        F: `F(theta, psi, *inner_args)`, shaped like theta: as many equations as unknowns.
+
+    Raises:
+        ValueError: F is not a function, or does not return what is shaped like theta.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import hypergradient
+        >>> from bilevel.inverse_hvp import Dense
+        >>> from bilevel.problems import Root
+        >>> from bilevel.solvers import Newton
+        >>> square_root = Root(lambda theta, psi: theta**2 - psi)
+        >>> newton = Newton(Dense(), steps=6)
+        >>> h = hypergradient(lambda theta, psi: jnp.sum(theta), square_root, solver=newton,
+        ...                   inverse_hvp=Dense())(jnp.array([4.0, 9.0]), jnp.ones(2))
+        >>> h.theta, 1 / (2 * h.grad)
+        (Array([2.00, 3.00], dtype=float32), Array([2.00, 3.00], dtype=float32))
+    """
+
+    F: Callable
+    remedy: ClassVar[str] = (
+        "`Newton(Dense(), steps=10)`, `Optimistix` with a root finder, or a function "
+        "`(F, theta0) -> theta`"
+    )
+
+    def __check_init__(self):
+        check_function(self.F, "F", "F(theta, psi, *args)")
+
+    def __call__(self, theta, psi, *args, **kwargs):
+        return self.F(theta, psi, *args, **kwargs)
+
+    def given(self, loss):
+        return Shaped(loss, "F", "residual")
+
+    def over(self, change):
+        return Root(change(self.F))
+
+    def condition(self, loss):
+        return Zero(loss)
+
+
+class Zero(AbstractCondition):
+    """F = 0, for an F that is shaped like theta."""
+
+    loss: Any
+    symmetric: ClassVar[bool] = False
+
+    def uses_psi(self):
+        return self.loss.inner.uses_psi(self.loss)
+
+    def value_and_residual(self, theta, key):
+        residual = Shaped(self.loss, "F", "residual")(theta, key)
+        return norm(residual), residual
