@@ -15,7 +15,8 @@ from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
-from .solvers import AbstractSolver
+from .problems._base import inverse_for
+from .solvers import AbstractSolver, NewtonCG
 from .solvers._base import as_solver
 
 
@@ -90,6 +91,9 @@ def minimize(
         raise ValueError(f"max_steps={max_steps} leaves no step to take: give 1 or more.")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol={tol} is never reached: give a part of the value, e.g. 1e-6.")
+    if solver is None:
+        as_solver(NewtonCG(), inner)  # says where the default does not suit
+    inverse = inverse_for(inner, inverse_hvp)
     problem = Outer(
         lambda solver, inverse: hypergradient(
             outer,
@@ -101,8 +105,8 @@ def minimize(
             throw="ignore",
         ),
         {"outer_args": outer_args, "inner_args": inner_args},
-        None if solver is None else as_solver(solver),
-        None if inverse_hvp is None else as_inverse(inverse_hvp),
+        None if solver is None else as_solver(solver, inner),
+        None if inverse is None else as_inverse(inverse),
         psi0,
         theta0,
         bounds,

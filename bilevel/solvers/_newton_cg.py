@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from .._condition import Stationary
 from .._inner import evaluate
 from .._loops import Loop, check_loop, choose, iterate
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, vdot, wide_dtype
 from ..inverse_hvp import CG
-from ._base import AbstractSolver, Steps, check_tol, refuse_key
+from ..problems._stationary import Stationary
+from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
 
 MOST_HALVINGS = 20
 PATIENCE = 3
 """Steps in a row that make neither loss nor gradient smaller, after which none will."""
 
 
-class NewtonCG(AbstractSolver):
+class NewtonCG(AbstractMinimiser):
     """Truncated Newton: steps by a few conjugate gradients, and a line search (Dembo and Steihaug,
     "Truncated-Newton algorithms for large-scale unconstrained optimization", 1983).
 
