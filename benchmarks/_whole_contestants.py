@@ -131,13 +131,22 @@ def suite_solver(folder: Path, name: str, rates: dict[str, Any], seed: int = 1):
         solver.set_objective(
             flat_inner, flat_outer, *batches["samples"], problem.theta0, problem.psi0
         )
-        every = 32 if seconds < 1 else 512
-        jax.block_until_ready(solver.one_epoch(solver.init(), every))  # compiles
+        epochs = [0]
+
+        def some() -> bool:
+            epochs[0] += 1
+            return epochs[0] <= 2
+
+        solver.run(some)  # compiles
         track: Track = []
-        start, carry = time.perf_counter(), solver.init()
-        while not track or track[-1][0] < seconds:
-            carry = jax.block_until_ready(solver.one_epoch(carry, every))
-            track.append((time.perf_counter() - start, carry["outer_var"]))
+        start = time.perf_counter()
+
+        def note() -> bool:
+            jax.block_until_ready(solver.outer_var)
+            track.append((time.perf_counter() - start, solver.outer_var))
+            return track[-1][0] < seconds
+
+        solver.run(note)
         return track
 
     return run

@@ -2,6 +2,7 @@
 
 from . import inverse_hvp as inverse_hvp
 from . import problems as problems
+from . import single_loop as single_loop
 from . import solvers as solvers
 from ._argmin import argmin as argmin
 from ._argmin import fixed_point as fixed_point

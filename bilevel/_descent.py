@@ -11,11 +11,11 @@ from jaxtyping import Array, PyTree, Scalar
 from ._tree import multiply
 
 
-def check_optimiser(transformation: Any) -> None:
+def check_optimiser(transformation: Any, name: str = "transformation") -> None:
     if not isinstance(transformation, optax.GradientTransformation):
         given = transformation.__name__ if callable(transformation) else repr(transformation)
         raise ValueError(
-            f"transformation={given} is no optax optimiser: pass an instance, for example "
+            f"{name}={given} is no optax optimiser: pass an instance, for example "
             "`optax.sgd(1e-2)`."
         )
 

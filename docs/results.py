@@ -15,7 +15,7 @@ from typing import Any
 from _results._accuracy import accuracy, attacks, authors, methods, networks, over_time, steps
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
-from _results._toolkit import faults, fuzz, toolkit
+from _results._toolkit import faults, fuzz, toolkit, whole_problems
 from _results._writing import OPEN, Read
 
 HERE = Path(__file__).parent
@@ -42,7 +42,8 @@ def page(read: Read) -> str:
         "hours (table 7 below).",
         *methods(read), *accuracy(read), *time(read), *gpu(read), *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
-        *gradient(read), *precision(read), *presets(read), *toolkit(read), *fuzz(read),
+        *gradient(read), *precision(read), *presets(read), *toolkit(read), *whole_problems(read),
+        *fuzz(read),
         *devices(read), *faults(read),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"

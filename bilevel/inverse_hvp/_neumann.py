@@ -21,7 +21,7 @@ class Neumann(AbstractInverseHVP):
     is kept.
 
     Attributes:
-        steps: how many terms beyond the first, at most so many where `rtol` is given.
+        steps: how many terms, at most so many where `rtol` is given.
         step_size: a; None: 1 over the largest eigenvalue, found by power iteration.
         rtol: the relative residual to stop at; a solve that ends above it is a failure. None: take
             all steps, and what is short of the solution is `Result.approximate`.

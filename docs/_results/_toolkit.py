@@ -47,6 +47,40 @@ def toolkit(read: Read) -> list[str]:
     return parts
 
 
+def whole_problems(read: Read) -> list[str]:
+    found = read("whole_problems")
+    parts = [
+        "## Whole problems",
+        "Seconds until the outer loss is within 0.1 % of the best known, not counting compilation, "
+        "and the seconds that compiling took before; the lowest outer loss that each met. "
+        "`minimize` with its defaults; jaxopt and optimistix with SciPy's L-BFGS-B outside; SOBA, "
+        "SABA, SRBA and AmIGO by the code of benchopt/benchmark_bilevel, at the rates that it "
+        "publishes where it does (`benchmarks/whole_problems.py`, float64). Every psi on the way "
+        "is judged by the outer loss where the inner problem is solved.",
+    ]
+    if found is None:
+        return [*parts, f"{OPEN.capitalize()}."]
+    for name, rows in found["problems"].items():
+        curves = {who: row["curve"] for who, row in rows.items()}
+        best = min(value for curve in curves.values() for _, value in curve if value == value)
+        level = best + 1e-3 * abs(best)
+        cells = []
+        for who, row in rows.items():
+            seconds = next((at for at, value in row["curve"] if value <= level), None)
+            least = min((value for _, value in row["curve"]), default=None)
+            cells.append([
+                who,
+                "failed" if "failed" in row else "never" if seconds is None else short(seconds),
+                short(row["compiling"]),
+                None if least is None else f"{least:.5g}",
+                ", ".join(f"{what} {much:.3f}" for what, much in row["measures"].items())
+                if "measures" in row else None,
+            ])  # fmt: skip
+        heads = [name.replace("_", " "), "seconds", "compiling", "lowest outer loss", ""]
+        parts.append(table(heads, cells))
+    return parts
+
+
 def best_inverses(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return [f"Inverse Hessians: {OPEN}."]
