@@ -11,8 +11,8 @@ from ._check import Cause as Cause
 from ._check import HypergradientCheck as HypergradientCheck
 from ._check import check_hypergradient as check_hypergradient
 from ._hypergradient import hypergradient as hypergradient
-from ._hypergradient import implicit_grad as implicit_grad
-from ._hypergradient import implicit_value_and_grad as implicit_value_and_grad
+from ._implicit_grad import implicit_grad as implicit_grad
+from ._implicit_grad import implicit_value_and_grad as implicit_value_and_grad
 from ._last_layer import RidgeHead as RidgeHead
 from ._last_layer import reparameterize_last_layer as reparameterize_last_layer
 from ._last_layer import ridge_head as ridge_head

@@ -81,6 +81,15 @@ def argmin(
         key: PRNGKeyArray | None = None,
         **inner_kwargs: Any,
     ) -> PyTree:
+        """The solution, shaped like theta0.
+
+        Args:
+            psi: what the solution depends on; any pytree.
+            theta0: where the solver starts.
+            *inner_args: what the inner loss takes beside theta and psi.
+            key: makes the inner loss stochastic.
+            **inner_kwargs: its keyword arguments.
+        """
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         args, kwargs = strongly_typed((inner_args, inner_kwargs))

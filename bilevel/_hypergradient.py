@@ -1,7 +1,6 @@
 """The hypergradient: the derivative of an outer loss at the solution of an inner problem."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -104,6 +103,16 @@ def hypergradient(
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Hypergradient:
+        """The `Hypergradient` of `outer` with respect to psi.
+
+        Args:
+            psi: the outer variables; any pytree.
+            theta0: where the inner solver starts.
+            outer_args: what `outer` takes beside theta and psi.
+            inner_args: what `inner` takes beside theta and psi.
+            key: makes the inner loss stochastic.
+            v0: a warm start of the adjoint, the `adjoint.v` of an earlier call.
+        """
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
         check_args(outer_args, "outer_args")
         check_args(inner_args, "inner_args")
@@ -267,59 +276,3 @@ def _outer(problem, theta, psi):
         return problem.value_and_aux(*differentiated)
 
     return eqx.filter_value_and_grad(of, has_aux=True)((theta, psi))
-
-
-def implicit_value_and_grad(
-    outer: Callable,
-    inner: Callable,
-    *,
-    solver: AbstractSolver | Callable,
-    inverse_hvp: AbstractInverseHVP | None = None,
-    has_aux: bool = False,
-    inner_has_aux: bool = False,
-    throw: Throw = "raise",
-) -> Callable[..., tuple[Any, PyTree]]:
-    """As `hypergradient`; the function returns `(value, grad)`, or `((value, aux), grad)`."""
-    compute = hypergradient(
-        outer,
-        inner,
-        solver=solver,
-        inverse_hvp=inverse_hvp,
-        has_aux=has_aux,
-        inner_has_aux=inner_has_aux,
-        throw=throw,
-    )
-
-    def value_and_grad(psi: PyTree, theta0: PyTree, **kwargs):
-        h = compute(psi, theta0, **kwargs)
-        return ((h.value, h.aux) if has_aux else h.value), h.grad
-
-    return value_and_grad
-
-
-def implicit_grad(
-    outer: Callable,
-    inner: Callable,
-    *,
-    solver: AbstractSolver | Callable,
-    inverse_hvp: AbstractInverseHVP | None = None,
-    has_aux: bool = False,
-    inner_has_aux: bool = False,
-    throw: Throw = "raise",
-) -> Callable[..., Any]:
-    """As `hypergradient`; the function returns `grad`, or `(grad, aux)` with `has_aux`."""
-    compute = hypergradient(
-        outer,
-        inner,
-        solver=solver,
-        inverse_hvp=inverse_hvp,
-        has_aux=has_aux,
-        inner_has_aux=inner_has_aux,
-        throw=throw,
-    )
-
-    def grad(psi: PyTree, theta0: PyTree, **kwargs):
-        h = compute(psi, theta0, **kwargs)
-        return (h.grad, h.aux) if has_aux else h.grad
-
-    return grad

@@ -1,0 +1,150 @@
+"""Hypergradients in the call forms of `jax.value_and_grad` and `jax.grad`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import PRNGKeyArray, PyTree
+
+from ._hypergradient import hypergradient
+from ._result import Throw
+from .inverse_hvp import AbstractInverseHVP
+from .solvers import AbstractSolver
+
+
+def implicit_value_and_grad(
+    outer: Callable,
+    inner: Callable,
+    *,
+    solver: AbstractSolver | Callable,
+    inverse_hvp: AbstractInverseHVP | None = None,
+    has_aux: bool = False,
+    inner_has_aux: bool = False,
+    throw: Throw = "raise",
+) -> Callable[..., tuple[Any, PyTree]]:
+    """A function that computes the outer loss and its gradient, as `jax.value_and_grad` does, by
+    implicit differentiation; `hypergradient` has the equation, and returns more.
+
+    Args:
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`.
+        solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
+        has_aux: whether `outer` returns `(scalar, aux)`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`.
+        throw: "raise" or "warn" where a solve failed, or "ignore" it.
+
+    Returns:
+        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`, with the arguments
+        of that of `hypergradient`, which returns `(value, grad)`, or
+        `((value, aux), grad)` with `has_aux`.
+
+    Raises:
+        ValueError: arguments that cannot work, before anything is solved.
+        RuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import implicit_value_and_grad
+        >>> from bilevel.solvers import Newton
+        >>> inner = lambda theta, psi: jnp.sum((theta - psi) ** 2)
+        >>> outer = lambda theta, psi: jnp.sum(theta**2)
+        >>> value, grad = implicit_value_and_grad(outer, inner, solver=Newton())(
+        ...     jnp.array([1.0, 2.0]), jnp.zeros(2)
+        ... )
+        >>> float(value), grad
+        (5.0, Array([2.00, 4.00], dtype=float32))
+    """
+    compute = hypergradient(
+        outer,
+        inner,
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        has_aux=has_aux,
+        inner_has_aux=inner_has_aux,
+        throw=throw,
+    )
+
+    def value_and_grad(
+        psi: PyTree,
+        theta0: PyTree,
+        *,
+        outer_args: tuple = (),
+        inner_args: tuple = (),
+        key: PRNGKeyArray | None = None,
+        v0: PyTree | None = None,
+    ) -> tuple[Any, PyTree]:
+        """`(value, grad)`, or `((value, aux), grad)`; the arguments are those of `hypergradient`'s
+        function.
+        """
+        h = compute(psi, theta0, outer_args=outer_args, inner_args=inner_args, key=key, v0=v0)
+        return ((h.value, h.aux) if has_aux else h.value), h.grad
+
+    return value_and_grad
+
+
+def implicit_grad(
+    outer: Callable,
+    inner: Callable,
+    *,
+    solver: AbstractSolver | Callable,
+    inverse_hvp: AbstractInverseHVP | None = None,
+    has_aux: bool = False,
+    inner_has_aux: bool = False,
+    throw: Throw = "raise",
+) -> Callable[..., Any]:
+    """A function that computes the gradient of the outer loss, as `jax.grad` does, by implicit
+    differentiation; `hypergradient` has the equation, and returns more.
+
+    Args:
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`.
+        solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
+        has_aux: whether `outer` returns `(scalar, aux)`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`.
+        throw: "raise" or "warn" where a solve failed, or "ignore" it.
+
+    Returns:
+        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`, with the arguments
+        of that of `hypergradient`, which returns `grad`, shaped
+        like psi, or `(grad, aux)` with `has_aux`.
+
+    Raises:
+        ValueError: arguments that cannot work, before anything is solved.
+        RuntimeError: a solve failed and `throw="raise"`; the message names the remedy.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from bilevel import implicit_grad
+        >>> from bilevel.solvers import Newton
+        >>> inner = lambda theta, psi: jnp.sum((theta - psi) ** 2)
+        >>> outer = lambda theta, psi: jnp.sum(theta**2)
+        >>> implicit_grad(outer, inner, solver=Newton())(jnp.array([1.0, 2.0]), jnp.zeros(2))
+        Array([2.00, 4.00], dtype=float32)
+    """
+    compute = hypergradient(
+        outer,
+        inner,
+        solver=solver,
+        inverse_hvp=inverse_hvp,
+        has_aux=has_aux,
+        inner_has_aux=inner_has_aux,
+        throw=throw,
+    )
+
+    def grad(
+        psi: PyTree,
+        theta0: PyTree,
+        *,
+        outer_args: tuple = (),
+        inner_args: tuple = (),
+        key: PRNGKeyArray | None = None,
+        v0: PyTree | None = None,
+    ) -> Any:
+        """`grad`, or `(grad, aux)`; the arguments are those of `hypergradient`'s function."""
+        h = compute(psi, theta0, outer_args=outer_args, inner_args=inner_args, key=key, v0=v0)
+        return (h.grad, h.aux) if has_aux else h.grad
+
+    return grad
