@@ -25,7 +25,7 @@ from _whole_contestants import contestants
 from _whole_problems import PROBLEMS, available
 
 NAME = "whole_problems"
-POINTS = 40
+POINTS = 24
 
 
 def measured(problem, run, seconds: float) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def minimize(
 
 def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
     descent = Descent(problem)
-    if not np.isfinite(descent.value):
-        result = worst(descent.h.inner.result, descent.h.adjoint.result)
+    if not np.isfinite(descent.now.value):
+        result = worst(descent.now.h.inner.result, descent.now.h.adjoint.result)
         result = Result.where(failed(result), result, Result.nonfinite)
         return _acted_on(descent.minimum(result), throw)
     result = None
@@ -135,8 +135,9 @@ def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
         ):
             result = Result.successful if descent.quiet else Result.not_judged
     if not descent.exact:
-        descent.look(problem.exactly(descent.flat, descent.h), new=False)
-    result = worst(worst(result, descent.h.inner.result), descent.h.adjoint.result)
+        descent.look_again(problem.exactly(descent.flat, descent.now))
+    h = descent.now.h
+    result = worst(worst(result, h.inner.result), h.adjoint.result)
     return _acted_on(descent.minimum(result), throw)
 
 

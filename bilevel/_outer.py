@@ -1,5 +1,7 @@
 """The outer loss as a function of flat psi, as accurate as is asked for, from where it last was."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -63,28 +65,27 @@ class Outer:
         self.accuracy = max(0.1 * self.accuracy, self.exact[0])
         return self.inverse is None and self.accuracy < before
 
-    def __call__(self, flat, base: float | None = None) -> Hypergradient:
-        """The hypergradient at psi, whose value is to be compared with `base`."""
+    def __call__(self, flat, base: float | None = None) -> "Look":
+        """What is at psi, the value as accurate as a comparison with `base` asks for."""
         while True:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
-            h = self._compute(flat, self.accuracy, inner_rtol)
-            value, change = float(h.value), abs(float(h.change))
-            if not np.isfinite(value + change):
-                return h
-            self.theta, self.v = h.theta, h.adjoint.v
-            apart = 0.1 * abs(value) if base is None else abs(value + float(h.change) - base)
-            sharp = change <= 0.1 * max(apart, self.tol * abs(value))
+            look = self._compute(flat, self.accuracy, inner_rtol)
+            if not np.isfinite(look.value):
+                return look
+            self.theta, self.v = look.h.theta, look.h.adjoint.v
+            apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
+            sharp = abs(look.change) <= 0.1 * max(apart, self.tol * abs(look.value))
             if sharp or self.solver is not None or inner_rtol == self.exact[1]:
-                return h
+                return look
             self.share *= 0.1  # from here on
 
-    def exactly(self, flat, roughly: Hypergradient) -> Hypergradient:
+    def exactly(self, flat, roughly: "Look") -> "Look":
         """To full precision, where that can be had."""
-        h = self._compute(flat, *self.exact, verify=True)
-        if bool(failed(h.inner.result)) or bool(failed(h.adjoint.result)):
+        look = self._compute(flat, *self.exact, verify=True)
+        if look.broken or bool(failed(look.h.inner.result)):
             return roughly
-        self.theta, self.v = h.theta, h.adjoint.v
-        return h
+        self.theta, self.v = look.h.theta, look.h.adjoint.v
+        return look
 
     def _compute(self, flat, rtol, inner_rtol, verify=False):
         solver, inverse = self.solver, self.inverse
@@ -94,28 +95,49 @@ class Outer:
         if inverse is None:
             inverse = CG(rtol=jnp.asarray(rtol, self.theta_dtype), verify=jnp.asarray(verify))
         self.evaluations += 1
-        return self.function(solver, inverse)(self.psi(flat), self.theta, v0=self.v, **self.args)
-
-    def value(self, h: Hypergradient) -> float:
-        """The outer loss where the inner problem would be solved, to first order."""
-        value = float(h.value) + (float(h.change) if self.solver is None else 0.0)
-        return float("inf") if self.strict and self.broken(h) else value
-
-    def broken(self, h: Hypergradient) -> bool:
-        """Whether a solve failed, and not only in that it stopped as early as it was told to."""
-        rough = h.inner.result == Result.not_stationary
-        return bool((failed(h.inner.result) & ~rough) | failed(h.adjoint.result))
-
-    def gradient(self, h: Hypergradient) -> Array:
-        return ravel_pytree(widen(h.grad))[0]
-
-    def free(self, flat, gradient):
-        """The coordinates that no bound holds back."""
-        if not self.bounded:
-            return jnp.ones(flat.shape, bool)
-        held = ((flat <= self.lower) & (gradient > 0)) | ((flat >= self.upper) & (gradient < 0))
-        return ~held
+        h = self.function(solver, inverse)(self.psi(flat), self.theta, v0=self.v, **self.args)
+        numbers, gradient, free = _read(h, flat, self.lower, self.upper)
+        value, change, norm, broken = map(float, np.asarray(numbers))
+        value += change if self.solver is None else 0.0
+        value = float("inf") if self.strict and broken else value
+        return Look(h, value, change, norm, bool(broken), gradient, free)
 
     def along(self, flat, step, share):
         moved = flat + share * step
         return clip(moved, self.lower, self.upper) if self.bounded else moved
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A hypergradient, and what a descent asks of it.
+
+    Attributes:
+        value: the outer loss where the inner problem would be solved, to first order; infinite
+            where a solve failed, as it did not at the start.
+        change: what was added to the outer loss for that.
+        norm: that of the gradient among the free coordinates.
+        broken: whether a solve failed, and not only in that it stopped as early as it was told to.
+        gradient: flat.
+        free: the coordinates that no bound holds back.
+    """
+
+    h: Hypergradient
+    value: float
+    change: float
+    norm: float
+    broken: bool
+    gradient: Array
+    free: Array
+
+
+@eqx.filter_jit
+def _read(h: Hypergradient, flat, lower, upper):
+    gradient = ravel_pytree(widen(h.grad))[0]
+    free = jnp.ones(flat.shape, bool)
+    if lower is not None:
+        free = ~(((flat <= lower) & (gradient > 0)) | ((flat >= upper) & (gradient < 0)))
+    norm = jnp.linalg.norm(jnp.where(free, gradient, 0))
+    rough = h.inner.result == Result.not_stationary
+    broken = (failed(h.inner.result) & ~rough) | failed(h.adjoint.result)
+    numbers = [leaf.astype(flat.dtype) for leaf in (h.value, h.change, norm, broken)]
+    return jnp.stack(numbers), gradient, free

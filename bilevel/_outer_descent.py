@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._outer import Outer
+from ._outer import Look, Outer
 from ._quasi_newton import Curvature, Point, direction, remember, search
 from ._record import Hypergradient
 from ._result import Result
@@ -80,127 +80,144 @@ class Minimum(eqx.Module):
         )
 
 
-def _first_step(value: float, gradient: Array) -> Array:
-    """Downhill by a tenth of the value, if that moves no number by more than 1."""
-    squared = jnp.vdot(gradient, gradient)
-    share = 0.1 * abs(value) / squared if value != 0 else 1 / jnp.sqrt(squared)
-    return -jnp.minimum(share, 1 / jnp.max(jnp.abs(gradient))) * gradient
-
-
 class Descent:
     """Quasi-Newton steps on flat psi, from one accepted point to the next."""
 
     def __init__(self, problem: Outer):
         self.problem, self.flat = problem, problem.start
         self.curvature = Curvature.empty(min(MEMORY, max(2, self.flat.size)), self.flat)
-        self.values: list[float] = []
-        self.norms: list[float] = []
         self.longest = jnp.zeros((), self.flat.dtype)
         self.quiet = self.exact = False
-        self.look(problem(self.flat), new=True)
-        problem.strict = not problem.broken(self.h)
+        self.now = problem(self.flat)
+        self.values, self.norms = [self.now.value], [self.now.norm]
+        problem.strict = not self.now.broken
 
-    def look(self, h: Hypergradient, *, new: bool) -> None:
-        """Take `h` for what is known at psi; the last step's, or a better one of the same psi."""
-        self.h, self.value, self.gradient = h, self.problem.value(h), self.problem.gradient(h)
-        self.free = self.problem.free(self.flat, self.gradient)
-        norm = float(jnp.linalg.norm(jnp.where(self.free, self.gradient, 0)))
-        if new:
-            self.values.append(self.value)
-            self.norms.append(norm)
-        else:
-            self.values[-1], self.norms[-1] = self.value, norm
+    def look_again(self, now: Look) -> None:
+        """A better look at the same psi, if it is one."""
+        if np.isfinite(now.value):
+            self.now = now
+            self.values[-1], self.norms[-1] = now.value, now.norm
 
     def forget(self) -> None:
         self.curvature = Curvature.empty(len(self.curvature.steps), self.flat)
 
     def direction(self) -> tuple[Array, float]:
         """Where to go, and the slope there."""
-        step = direction(self.curvature, self.gradient, self.free)
-        slope = float(jnp.vdot(step, self.gradient))
-        if not slope < 0:  # nothing known yet
+        now, about = self.now, (self.flat, self.longest)
+        step, slope = _direction(self.curvature, now.gradient, now.free, *about)
+        if not float(slope) < 0:  # nothing known yet
             self.forget()
-            step = _first_step(self.value, jnp.where(self.free, self.gradient, 0))
-            slope = float(jnp.vdot(step, self.gradient))
-        size = jnp.max(jnp.abs(step))
-        reach = 10 * jnp.maximum(jnp.max(jnp.abs(self.flat)), self.longest)
-        share = jnp.where((self.longest > 0) & (size > reach), reach / size, 1)
-        return share * step, float(share) * slope
+            value = jnp.asarray(now.value, self.flat.dtype)
+            step, slope = _first_step(value, now.gradient, now.free)
+        return step, float(slope)
 
     def advance(self) -> Result | None:
         """One step, or one look closer; the result where that ends it."""
         if self.norms[-1] == 0:
             return Result.successful
         step, slope = self.direction()
-        little = self.problem.tol * abs(self.value)
+        little = self.problem.tol * abs(self.now.value)
         if -slope / 2 <= little and self.exact:
             return Result.successful
         if -slope / 2 <= little and self.quiet:
-            self.look(self.problem.exactly(self.flat, self.h), new=False)
+            self.look_again(self.problem.exactly(self.flat, self.now))
             self.exact = True
             return None
         if self.exact:
             self.problem.sharpen()
-        found, h = self.search(step, slope)
-        if found is None or h is None:
+        found, there = self.search(step, slope)
+        if found is None or there is None:
             if self.problem.sharpen():  # perhaps the gradient was too rough
-                self.look(self.problem(self.flat), new=False)
+                self.look_again(self.problem(self.flat))
                 self.forget()
                 self.exact = False
                 return None
             return Result.successful if -slope / 2 <= 100 * little else Result.no_descent
-        moved, before = self.problem.along(self.flat, step, found.share), self.gradient
-        moving = moved - self.flat
-        self.longest = jnp.maximum(self.longest, jnp.max(jnp.abs(moving)))
-        self.flat, self.exact = moved, False
-        self.look(h, new=True)
-        self.quiet = abs(self.values[-2] - self.value) <= 10 * little
-        if self.problem.follow(self.norms[-1] / max(self.norms)):
-            # So much smaller a gradient may be no more than an error.
-            self.look(self.problem(self.flat, self.values[-2]), new=False)
-        self.curvature, _ = remember(self.curvature, moving, self.gradient - before)
+        self.move(self.problem.along(self.flat, step, found.share), there, little)
         return None
 
-    def search(self, step: Array, slope: float) -> tuple[Point | None, Hypergradient | None]:
+    def move(self, flat: Array, there: Look, little: float) -> None:
+        before, moving = self.now, flat - self.flat
+        self.flat, self.now, self.exact = flat, there, False
+        self.values.append(there.value)
+        self.norms.append(there.norm)
+        self.quiet = abs(before.value - there.value) <= 10 * little
+        if self.problem.follow(there.norm / max(self.norms)):
+            # So much smaller a gradient may be no more than an error.
+            self.look_again(self.problem(flat, before.value))
+        change = self.now.gradient - before.gradient
+        self.curvature, self.longest = _remembered(self.curvature, moving, change, self.longest)
+
+    def search(self, step: Array, slope: float) -> tuple[Point | None, Look | None]:
         problem, met = self.problem, {}
         eps = float(jnp.finfo(self.flat.dtype).eps)
 
         def at(share: float) -> Point:
-            there = problem.along(self.flat, step, share)
-            met[share] = here = problem(there, self.value)
-            height = problem.value(here)
-            inside = step
-            if problem.bounded:
-                inside = jnp.where(there == self.flat + share * step, step, 0)
-            along = float(jnp.vdot(problem.gradient(here), inside))
-            noise = 4 * eps * abs(height)
+            flat = problem.along(self.flat, step, share)
+            met[share] = there = problem(flat, self.now.value)
+            length = jnp.asarray(share, flat.dtype)
+            along = float(_slope(there.gradient, step, flat, self.flat, length))
+            noise = 4 * eps * abs(there.value)
             if problem.solver is None:  # the change is known to first order
-                noise += 0.01 * abs(float(here.change))
-            return Point(share, height, along, noise if np.isfinite(noise) else 0.0)
+                noise += 0.01 * abs(there.change)
+            return Point(share, there.value, along, noise if np.isfinite(noise) else 0.0)
 
         most = 12 if self.longest == 0 else 6
-        found, _ = search(at, Point(0.0, self.value, slope), 1.0, most)
+        found, _ = search(at, Point(0.0, self.now.value, slope), 1.0, most)
         return found, None if found is None else met[found.share]
 
     def told(self) -> OuterStep:
         return OuterStep(
             len(self.values) - 1,
             self.problem.evaluations,
-            self.value,
-            self.norms[-1],
+            self.now.value,
+            self.now.norm,
             self.problem.psi(self.flat),
-            self.h.theta,
+            self.now.h.theta,
         )
 
     def minimum(self, result: Result) -> Minimum:
         return Minimum(
             self.problem.psi(self.flat),
-            self.h.theta,
-            self.h.value,
-            self.h,
+            self.now.h.theta,
+            self.now.h.value,
+            self.now.h,
             len(self.values) - 1,
             self.problem.evaluations,
             np.asarray(self.values),
             np.asarray(self.norms),
             result,
         )
+
+
+@eqx.filter_jit
+def _direction(curvature: Curvature, gradient: Array, free: Array, flat: Array, longest: Array):
+    """The quasi-Newton step, if it is not ten times as long as anything so far; and its slope."""
+    step = direction(curvature, gradient, free)
+    size = jnp.max(jnp.abs(step))
+    reach = 10 * jnp.maximum(jnp.max(jnp.abs(flat)), longest)
+    too_long = (longest > 0) & (size > reach)
+    step = jnp.where(too_long, reach / jnp.where(too_long, size, 1), 1) * step
+    return step, jnp.vdot(step, gradient)
+
+
+@eqx.filter_jit
+def _first_step(value: Array, gradient: Array, free: Array):
+    """Downhill by a tenth of the value, if that moves no number by more than 1; and its slope."""
+    gradient = jnp.where(free, gradient, 0)
+    squared, value = jnp.vdot(gradient, gradient), jnp.abs(value)
+    share = jnp.where(value > 0, 0.1 * value / squared, 1 / jnp.sqrt(squared))
+    share = jnp.minimum(share, 1 / jnp.max(jnp.abs(gradient)))
+    return -share * gradient, -share * squared
+
+
+@eqx.filter_jit
+def _remembered(curvature: Curvature, step: Array, change: Array, longest: Array):
+    curvature, _ = remember(curvature, step, change)
+    return curvature, jnp.maximum(longest, jnp.max(jnp.abs(step)))
+
+
+@eqx.filter_jit
+def _slope(gradient: Array, step: Array, there: Array, flat: Array, share: Array) -> Array:
+    """Along the line, but for the coordinates that have come to a bound."""
+    return jnp.vdot(gradient, jnp.where(there == flat + share * step, step, 0))
