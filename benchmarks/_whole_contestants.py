@@ -63,7 +63,8 @@ def _by_scipy(value_and_grad: Callable, problem: Whole, seconds: float) -> Track
     theta = [problem.theta0]
 
     def evaluate(x):
-        (value, theta[0]), grad = value_and_grad(unravel(jnp.asarray(x)), theta[0])
+        args = (unravel(jnp.asarray(x)), theta[0], problem.inner_args, problem.outer_args)
+        (value, theta[0]), grad = value_and_grad(*args)
         return float(value), np.asarray(ravel_pytree(grad)[0], np.float64)
 
     def note(x):
@@ -85,9 +86,9 @@ def jaxopt_lbfgs(problem: Whole) -> Callable[[Whole, float], Track]:
 
     solver = jaxopt.LBFGS(fun=problem.inner, maxiter=100, tol=1e-6, implicit_diff=True)
 
-    def value(psi, theta):
-        found = solver.run(theta, psi, *problem.inner_args).params
-        return problem.outer(found, psi, *problem.outer_args), found
+    def value(psi, theta, inner_args, outer_args):
+        found = solver.run(theta, psi, *inner_args).params
+        return problem.outer(found, psi, *outer_args), found
 
     graded = jax.jit(jax.value_and_grad(value, has_aux=True))
     return lambda problem, seconds: _by_scipy(graded, problem, seconds)
@@ -101,13 +102,13 @@ def optimistix_bfgs(problem: Whole) -> Callable[[Whole, float], Track]:
     solver = optimistix.LBFGS(rtol=1e-6, atol=1e-6)
     adjoint = optimistix.ImplicitAdjoint(linear_solver=lineax.CG(rtol=1e-6, atol=1e-6))
 
-    def value(psi, theta):
+    def value(psi, theta, inner_args, outer_args):
         found = optimistix.minimise(
-            lambda t, args: problem.inner(t, args, *problem.inner_args),
-            solver, theta, psi, adjoint=adjoint, max_steps=200, throw=False,
+            lambda t, args: problem.inner(t, args[0], *args[1]),
+            solver, theta, (psi, inner_args), adjoint=adjoint, max_steps=200, throw=False,
             tags=frozenset({lineax.positive_semidefinite_tag}),
         ).value  # fmt: skip
-        return problem.outer(found, psi, *problem.outer_args), found
+        return problem.outer(found, psi, *outer_args), found
 
     graded = jax.jit(jax.value_and_grad(value, has_aux=True))
     return lambda problem, seconds: _by_scipy(graded, problem, seconds)

@@ -31,8 +31,8 @@ class FixedPoint(AbstractProblem):
         >>> inner = FixedPoint(lambda theta, psi: 0.5 * theta + psi)  # theta* = 2 psi
         >>> compute = hypergradient(lambda theta, psi: jnp.sum(theta**2), inner,
         ...                         solver=FixedPointIteration())
-        >>> compute(jnp.array([1.0, 2.0]), jnp.zeros(2)).grad  # 8 psi
-        Array([ 8.00, 16.00], dtype=float32)
+        >>> compute(jnp.array([1.0, 2.0]), jnp.zeros(2)).grad.round(3)  # 8 psi
+        Array([ 8., 16.], dtype=float32)
     """
 
     f: Callable

@@ -149,7 +149,7 @@ def test_metadata_that_contradict_themselves_are_said(tmp_path, caplog):
     root = fill(tmp_path / "set", ".")
     (root / "metadata.csv").write_text(table(*classed(), "000.png,ill\n"))
     assert held(root) == (("healthy", "ill"), 10)
-    assert "1 files otherwise" in caplog.text and "'000.png'" in caplog.text
+    assert "1 files differently" in caplog.text and "'000.png'" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "\0\xff", "", "file_name;label\n0;1\n"])
