@@ -1,4 +1,4 @@
-"""Ways of solving a whole bilevel problem, each a generator of (seconds, psi) without compiling."""
+"""Ways of solving a whole bilevel problem, each a list of (seconds, psi, theta)."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel import OuterStep, minimize
 
-Track = list[tuple[float, Any]]
+Track = list[tuple[float, Any, Any]]
 SUITE_RATES = {
     "SOBA": {"step_size": 1.0, "outer_ratio": 1e-4},
     "SABA": {"step_size": 0.1, "outer_ratio": 1e-3, "mode_init_memory": "zero"},
@@ -38,7 +38,7 @@ def ours(problem: Whole, seconds: float) -> Track:
     start = time.perf_counter()
 
     def note(step: OuterStep) -> bool:
-        track.append((time.perf_counter() - start, step.psi))
+        track.append((time.perf_counter() - start, step.psi, step.theta))
         return track[-1][0] > seconds
 
     minimize(
@@ -68,7 +68,7 @@ def _by_scipy(value_and_grad: Callable, problem: Whole, seconds: float) -> Track
         return float(value), np.asarray(ravel_pytree(grad)[0], np.float64)
 
     def note(x):
-        track.append((time.perf_counter() - start, unravel(jnp.asarray(x))))
+        track.append((time.perf_counter() - start, unravel(jnp.asarray(x)), theta[0]))
         if track[-1][0] > seconds:
             raise StopIteration
 
@@ -144,7 +144,8 @@ def suite_solver(folder: Path, name: str, rates: dict[str, Any], seed: int = 1):
 
         def note() -> bool:
             jax.block_until_ready(solver.outer_var)
-            track.append((time.perf_counter() - start, solver.outer_var))
+            now = time.perf_counter() - start
+            track.append((now, solver.outer_var, solver.inner_var))
             return track[-1][0] < seconds
 
         solver.run(note)

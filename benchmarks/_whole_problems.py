@@ -39,9 +39,9 @@ class Whole:
 
         return jax.jit(solve)
 
-    def judge(self, psi: Any) -> tuple[float, dict[str, float]]:
-        """The outer loss where the inner problem is solved, from theta0; and other measures."""
-        theta, value = self._solve(psi, self.theta0)
+    def judge(self, psi: Any, theta: Any) -> tuple[float, dict[str, float]]:
+        """The outer loss where the inner problem is solved, from theta; and other measures."""
+        theta, value = self._solve(psi, theta)
         return float(value), self.measures(theta, psi)
 
 

@@ -7,8 +7,8 @@
 warm-started and with tolerances of 1e-6, and, where a clone is named, against the suite's own
 solvers at the rates that it publishes. In float64, one after the other, twice: the first time
 counts compilation, the second does not. Every psi on the way is judged later, by the outer loss
-where the inner problem is solved. Results grow in results/whole_problems.json: what is there is not
-run again (`--fresh`).
+where the inner problem is solved from the theta that came with it. Results grow in
+results/whole_problems.json: what is there is not run again (`--fresh`).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def measured(problem, run, seconds: float) -> dict[str, Any]:
     kept = sorted({*range(0, len(second), stride), len(second) - 1})
     curve, measures = [], {}
     for at in kept:
-        value, measures = problem.judge(second[at][1])
+        value, measures = problem.judge(*second[at][1:])
         curve.append((second[at][0], value))
     return {"compiling": compiling, "curve": curve} | {"measures": measures}
 
