@@ -31,8 +31,9 @@ class FixedPoint(AbstractProblem):
         >>> inner = FixedPoint(lambda theta, psi: 0.5 * theta + psi)  # theta* = 2 psi
         >>> compute = hypergradient(lambda theta, psi: jnp.sum(theta**2), inner,
         ...                         solver=FixedPointIteration())
-        >>> compute(jnp.array([1.0, 2.0]), jnp.zeros(2)).grad.round(3)  # 8 psi
-        Array([ 8., 16.], dtype=float32)
+        >>> h = compute(jnp.array([1.0, 2.0]), jnp.zeros(2))
+        >>> bool(jnp.allclose(h.grad, jnp.array([8.0, 16.0]), rtol=1e-4))  # 8 psi
+        True
     """
 
     f: Callable
