@@ -34,7 +34,8 @@ def measured(problem, run, seconds: float) -> dict[str, Any]:
     try:
         first = run(problem, seconds)
     except Exception as error:  # of another library: said in its row
-        return {"failed": str(error).strip().splitlines()[0], "compiling": 0.0, "curve": []}
+        reason = str(error).strip().splitlines()[0]
+        return {"seconds": seconds, "failed": reason, "compiling": 0.0, "curve": []}
     whole = time.perf_counter() - start
     # What the first run took longer to its first point than the second one is compilation.
     second = run(problem, seconds)
@@ -46,7 +47,7 @@ def measured(problem, run, seconds: float) -> dict[str, Any]:
     for at in kept:
         value, measures = problem.judge(*second[at][1:])
         curve.append((second[at][0], value))
-    return {"compiling": compiling, "curve": curve} | {"measures": measures}
+    return {"seconds": seconds, "compiling": compiling, "curve": curve, "measures": measures}
 
 
 def reached(curve, level: float) -> float | None:
@@ -72,7 +73,7 @@ def main() -> None:
             if name not in rows:
                 rows[name] = measured(problem, run, options.seconds)
                 found[key] = rows
-                write(NAME, {"seconds": options.seconds, "problems": found})
+                write(NAME, {"problems": found})
         best = min(value for row in rows.values() for _, value in row["curve"] if value == value)
         level = best + 1e-3 * abs(best)
         print(f"\n{problem.name}: best known outer loss {best:.6g}")

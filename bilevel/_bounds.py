@@ -50,7 +50,3 @@ def _flat(bound, like, dtype, missing) -> Array:
             )
         parts.append(jnp.broadcast_to(part, leaf.shape).ravel())
     return jnp.concatenate(parts)
-
-
-def clip(flat: Array, lower: Array | None, upper: Array | None) -> Array:
-    return jnp.clip(flat, lower, upper)

@@ -64,7 +64,7 @@ def minimize(
         throw: "raise" or "warn" where it failed, or "ignore" it and read the result.
 
     Returns:
-        A `Minimum`. It is the best point met also where `result` is a failure.
+        A `Minimum`; where `result` is a failure, at the last step that was accepted.
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.

@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from ._bounds import clip, flat_bounds
+from ._bounds import flat_bounds
 from ._record import Hypergradient
 from ._result import Result, failed
 from ._stationarity import near_enough
@@ -31,10 +31,8 @@ class Outer:
         dtype = wide_dtype(moving)
         self.dtypes = dtypes_of(moving)
         flat, self.unravel = ravel_pytree(widen(moving))
-        self.start = flat
         self.lower, self.upper = flat_bounds(bounds, moving, dtype)
-        if self.bounded:
-            self.start = clip(self.start, self.lower, self.upper)
+        self.start = jnp.clip(flat, self.lower, self.upper)
         self.theta, self.v, self.evaluations = theta0, None, 0
         parameters = eqx.filter(theta0, eqx.is_inexact_array)
         self.theta_dtype = wide_dtype(parameters)
@@ -42,10 +40,6 @@ class Outer:
         self.tol = (1e-7 if jnp.finfo(dtype).eps < 1e-12 else 1e-5) if tol is None else tol
         self.loosest = self.accuracy = LOOSEST
         self.share, self.strict = 0.2, False
-
-    @property
-    def bounded(self) -> bool:
-        return self.lower is not None
 
     def psi(self, flat):
         return eqx.combine(cast(self.unravel(flat), self.dtypes), self.static)
@@ -103,8 +97,7 @@ class Outer:
         return Look(h, value, change, norm, bool(broken), gradient, free)
 
     def along(self, flat, step, share):
-        moved = flat + share * step
-        return clip(moved, self.lower, self.upper) if self.bounded else moved
+        return jnp.clip(flat + share * step, self.lower, self.upper)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +107,7 @@ class Look:
     Attributes:
         value: the outer loss where the inner problem would be solved, to first order; infinite
             where a solve failed, as it did not at the start.
-        change: what was added to the outer loss for that.
+        change: `h.change`, which `value` includes where the inner solver is the default.
         norm: that of the gradient among the free coordinates.
         broken: whether a solve failed, and not only in that it stopped as early as it was told to.
         gradient: flat.

@@ -155,8 +155,8 @@ class Descent:
         def at(share: float) -> Point:
             flat = problem.along(self.flat, step, share)
             met[share] = there = problem(flat, self.now.value)
-            length = jnp.asarray(share, flat.dtype)
-            along = float(_slope(there.gradient, step, flat, self.flat, length))
+            ends = (problem.lower, problem.upper)
+            along = float(_slope(there.gradient, step, flat, *ends))
             noise = 4 * eps * abs(there.value)
             if problem.solver is None:  # the change is known to first order
                 noise += 0.01 * abs(there.change)
@@ -218,6 +218,9 @@ def _remembered(curvature: Curvature, step: Array, change: Array, longest: Array
 
 
 @eqx.filter_jit
-def _slope(gradient: Array, step: Array, there: Array, flat: Array, share: Array) -> Array:
+def _slope(gradient: Array, step: Array, there: Array, lower: Any, upper: Any) -> Array:
     """Along the line, but for the coordinates that have come to a bound."""
-    return jnp.vdot(gradient, jnp.where(there == flat + share * step, step, 0))
+    if lower is not None:
+        held = ((there <= lower) & (step < 0)) | ((there >= upper) & (step > 0))
+        step = jnp.where(held, 0, step)
+    return jnp.vdot(gradient, step)

@@ -91,7 +91,7 @@ class AbstractSingleLoop(eqx.Module):
             theta: the inner variables, likewise.
         """
         psi, theta = as_arrays(psi, "psi"), as_arrays(theta, "theta")
-        (moving_psi, rest_psi), (moving_theta, rest_theta) = map(_parts, (psi, theta))
+        moving_psi, moving_theta = (eqx.filter(tree, eqx.is_inexact_array) for tree in (psi, theta))
         optimisers = (
             self.theta.init(moving_theta),
             self.psi.init(moving_psi),
@@ -99,9 +99,9 @@ class AbstractSingleLoop(eqx.Module):
         )
         extra = self.begin(moving_psi, moving_theta)
         value = jnp.full((), jnp.nan, jnp.result_type(*jax.tree.leaves(moving_theta)))
-        variables = (_split(psi)[0], _split(theta)[0])
-        rest = (_split(psi)[1], _split(theta)[1])
-        return State(variables, value, jnp.asarray(0), extra, optimisers, rest)
+        (in_psi, rest_psi), (in_theta, rest_theta) = _split(psi), _split(theta)
+        rest = (rest_psi, rest_theta)
+        return State((in_psi, in_theta), value, jnp.asarray(0), extra, optimisers, rest)
 
 
 class Batch(eqx.Module):

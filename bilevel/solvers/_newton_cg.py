@@ -107,9 +107,7 @@ class NewtonCG(AbstractMinimiser):
         direction = optax.tree.where(sound, solved.v, scaled)
         along = jnp.where(sound, along, length * size**2)
         trial = _Trial(problem.loss, theta, direction, value, along)
-        found = iterate(
-            trial_shorter, trial_accepted, trial, _first_trial(trial), MOST_HALVINGS, self.loop
-        )
+        found = iterate(_shortened, _accepted, trial, _first_trial(trial), MOST_HALVINGS, self.loop)
         down = found.accepted
         stay = ~down | (size == 0)
         if self.tol is not None:
@@ -189,7 +187,7 @@ class _Found(eqx.Module):
     accepted: Bool[Array, ""]
 
 
-def trial_shorter(trial: _Trial, found: _Found) -> _Found:
+def _shortened(trial: _Trial, found: _Found) -> _Found:
     """Whether the step is accepted at this share (Armijo's condition), or a shorter share."""
     there = optax.tree.add_scale(trial.theta, -found.share, trial.direction)
     value = evaluate(trial.loss, there, None).astype(found.share.dtype)
@@ -199,7 +197,7 @@ def trial_shorter(trial: _Trial, found: _Found) -> _Found:
     return _Found(jnp.where(accepted, found.share, found.share / 4), value, accepted)
 
 
-def trial_accepted(trial: _Trial, found: _Found) -> Bool[Array, ""]:
+def _accepted(trial: _Trial, found: _Found) -> Bool[Array, ""]:
     return found.accepted
 
 
