@@ -4,6 +4,9 @@ from ._base import AbstractInverseHVP as AbstractInverseHVP
 from ._base import Adjoint as Adjoint
 from ._base import Iterate as Iterate
 from ._cg import CG as CG
+from ._conjugate import ConjugateGradients as ConjugateGradients
+from ._conjugate import ConjugateGradientState as ConjugateGradientState
+from ._conjugate import KrylovSpace as KrylovSpace
 from ._dense import Dense as Dense
 from ._identity import Identity as Identity
 from ._lineax import Lineax as Lineax

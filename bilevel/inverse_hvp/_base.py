@@ -26,6 +26,7 @@ from .._tree import (
     widen,
 )
 from .._varying import as_shard_map_allows
+from ._conjugate import KrylovSpace
 
 STOCHASTIC_LIMIT = 10.0
 """Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""
@@ -42,6 +43,7 @@ class Adjoint(eqx.Module):
         result: a `Result`.
         losses: for methods that descend, the value of `v.Hv/2 - g.v` before each step, with `g`
             scaled to norm 1 (equation 7 of the RCIG paper up to a constant), else None.
+        space: directions that the next solve can reuse, of `CG(keep=...)`, else None.
     """
 
     v: PyTree[Array]
@@ -49,6 +51,7 @@ class Adjoint(eqx.Module):
     steps: Int[Array, ""]
     result: Result
     losses: Float[Array, " steps"] | None = None
+    space: KrylovSpace | None = None
 
 
 class Iterate(eqx.Module):
@@ -62,6 +65,7 @@ class Iterate(eqx.Module):
     result: Result
     losses: Float[Array, " steps"] | None = None
     rest: PyTree[Array] | None = None
+    space: KrylovSpace | None = None
 
 
 class AbstractInverseHVP(eqx.Module):
@@ -157,7 +161,8 @@ class AbstractInverseHVP(eqx.Module):
         check_form(iterate.v, g, f"{type(self).__name__}.solve returned", "v", "g")
         judged = (damped, unit, scale, iterate, tolerance, default_rtol(unit, operator), check_key)
         v, residual, result = _judge(*judged)
-        return Adjoint(cast(v, dtypes), residual, iterate.steps, result, iterate.losses)
+        v = cast(v, dtypes)
+        return Adjoint(v, residual, iterate.steps, result, iterate.losses, iterate.space)
 
     def many(
         self,

@@ -3,13 +3,13 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
-from .._tree import split_key, vdot
+from .._tree import split_key, wide_dtype
 from ._base import AbstractInverseHVP, Iterate, default_rtol
+from ._conjugate import ConjugateGradients, ConjugateGradientState, KrylovSpace, Norm
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
 
@@ -18,10 +18,10 @@ class CG(AbstractInverseHVP):
 
     One Hessian-vector product a step. The last sound iterate is kept: in the norm of the Hessian
     it is the nearest to the solution. A direction of non-positive curvature ends the solve with
-    `Result.indefinite`.
+    `Result.indefinite`. The steps are those of `ConjugateGradients`.
 
     Attributes:
-        rtol: stop at this relative residual; None: 1e-10 in float64, 1e-5 otherwise.
+        rtol: stop at this relative error; None: 1e-10 in float64, 1e-5 otherwise.
         max_steps: at most so many steps; a residual above `rtol` after them is reported.
         loop: how the steps run: "loop" (an XLA loop), "unroll", or "dispatch" (one by one from
             Python; where they are traced, unrolled up to 64 of them and looped beyond). "auto"
@@ -32,7 +32,14 @@ class CG(AbstractInverseHVP):
         verify: whether the residual is computed afresh in the end, for one product more; if not,
             that of the recurrence is reported, which rounding makes drift.
         preconditioner: `Nystrom(rank=...)`, or a function `v -> M^-1 v` with M positive definite
-            and near the (damped) Hessian, where it is ill-conditioned.
+            and near the (damped) Hessian, where it is ill-conditioned. A `KrylovSpace` of an
+            earlier solve is one.
+        norm: what the error is: "residual", the relative residual; or "operator", an estimate of
+            the relative error of v in the norm of the Hessian.
+        keep: how many of the directions searched are kept, as `Adjoint.space`, in as many times
+            the memory of theta, twice.
+        space: `Adjoint.space` of an earlier solve with the very same Hessian and another
+            right-hand side.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -48,6 +55,9 @@ class CG(AbstractInverseHVP):
     truncated: bool = eqx.field(default=False, static=True)
     preconditioner: Callable | AbstractPreconditioner | None = None
     verify: bool | Bool[Array, ""] = True
+    norm: Norm = eqx.field(default="residual", static=True)
+    keep: int = eqx.field(default=0, static=True)
+    space: KrylovSpace | None = None
 
     @property
     def symmetric_only(self):
@@ -59,123 +69,71 @@ class CG(AbstractInverseHVP):
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
         if isinstance(self.rtol, float | int) and self.rtol < 0:
             raise ValueError(f"rtol={self.rtol} is negative: give a relative residual, e.g. 1e-6.")
+        if self.norm not in ("residual", "operator"):
+            raise ValueError(f"norm={self.norm!r} is not known: choose 'residual' or 'operator'.")
+        if self.keep < 0:
+            raise ValueError(f"keep={self.keep} is negative: give a number of directions, or 0.")
 
     @property
     def traceable(self):
         return self.loop != "dispatch"
 
     def tolerance(self, g):
-        return None if self.truncated else self._rtol(g)
+        if self.truncated:
+            return None
+        # In the norm of the Hessian v may be near where its residual is not.
+        return self._rtol(g) if self.norm == "residual" else jnp.inf
 
     def _rtol(self, g, hvp=None):
         return default_rtol(g, hvp) if self.rtol is None else self.rtol
 
     def solve(self, hvp, g, v0, key):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
-        system = _System(hvp, g, precondition, self._rtol(g, hvp), v0 is not None)
-        products = self.max_steps + (2 if system.warm else 1)
-        state = iterate(self.step, self.done, system, _start(system, v0, key), products, self.loop)
-        return _finish(state)
+        rtol = jnp.asarray(self._rtol(g, hvp), wide_dtype(g))
+        keep = min(self.keep, self.max_steps)
+        steps = ConjugateGradients(rtol, self.max_steps, self.norm, keep, precondition, self.space)
+        system = _System(hvp, g, steps)
+        products = self.max_steps + (1 if v0 is None else 2)
+        carry = iterate(self.step, self.done, system, _start(system, v0, key), products, self.loop)
+        judge = self.norm == "operator" and not self.truncated
+        return _finish(system.steps, carry[0], judge)
 
-    def step(self, system: "_System", state: "_State") -> "_State":
+    def step(self, system: "_System", carry: "_Carry") -> "_Carry":
         """A conjugate gradient step or, before and after them all, the residual computed afresh.
 
         Both are one product, so that the program holds one only: it is what takes long to compile.
         """
-        g, precondition = system.g, system.precondition
-        key, now = split_key(state.key, 2)
-        check, first = state.checking, state.steps == 0
-        image = system.hvp(optax.tree.where(check, state.v, state.direction), now)
-        curvature = vdot(state.direction, image)
-        indefinite = ~check & (curvature <= 0)
-        length = state.preconditioned_squared / jnp.where(indefinite | check, 1, curvature)
-        length = jnp.where(indefinite, 0, jnp.where(check, 1, length)).astype(curvature.dtype)
-        start = optax.tree.where(check, g, state.residual)
-        residual = optax.tree.add_scale(start, -length, image)
-        squared = vdot(residual, residual)
-        broken = ~check & ~jnp.isfinite(squared)
-        # Every step with positive curvature comes nearer in the norm of H, though the residual may
-        # rise above that of v = 0 for a while: the last such iterate is the best.
-        moved = optax.tree.add_scale(state.v, length, state.direction)
-        v = optax.tree.where(check | broken, state.v, moved)
-        if system.warm:  # a start that is worse than zero, or NaN, is none
-            worse = check & first & ~(squared <= state.residual_squared)
-            v = optax.tree.where(worse, optax.tree.zeros_like(g), v)
-            residual = optax.tree.where(worse, g, residual)
-            squared = jnp.where(worse, state.residual_squared, squared)
-        steepest, preconditioned = _steepest(precondition, residual, squared)
-        ratio = jnp.where(check, 0, preconditioned / state.preconditioned_squared)
-        steps = state.steps + jnp.where(check, 0, 1)
-        reached, verify = _reached(squared, system.rtol), jnp.asarray(self.verify)
-        ended = reached | indefinite | broken | (steps >= self.max_steps)
-        if precondition is not None:  # one that is not positive definite leads nowhere
-            ended = ended | ~(preconditioned > 0)
-        return _State(
-            v,
-            residual,
-            optax.tree.add_scale(steepest, ratio.astype(squared.dtype), state.direction),
-            squared,
-            preconditioned,
-            steps,
-            state.indefinite | indefinite,
-            state.broken | broken,
-            ~check & ended & verify,
-            jnp.where(check, ~first | reached, ended & ~verify),
-            key,
-        )
+        state, (key, now) = carry[0], split_key(carry[1], 2)
+        image = system.hvp(system.steps.argument(state), now)
+        return system.steps.update(state, image, system.g, verify=self.verify), key
 
-    def done(self, system: "_System", state: "_State") -> Bool[Array, ""]:
-        return state.done
+    def done(self, system: "_System", carry: "_Carry") -> Bool[Array, ""]:
+        return carry[0].done
 
 
 class _System(eqx.Module):
-    """What is solved, and to what residual; `warm` where it does not begin at zero."""
+    """What is solved, and by which steps."""
 
     hvp: Callable[..., PyTree[Array]]
     g: PyTree[Array]
-    precondition: Callable | None
-    rtol: float | Scalar
-    warm: bool = eqx.field(static=True)
+    steps: ConjugateGradients
 
 
-class _State(eqx.Module):
-    v: PyTree[Array]
-    residual: PyTree[Array]
-    direction: PyTree[Array]
-    residual_squared: Scalar
-    preconditioned_squared: Scalar
-    steps: Int[Array, ""]
-    indefinite: Bool[Array, ""]
-    broken: Bool[Array, ""]
-    checking: Bool[Array, ""]
-    done: Bool[Array, ""]
-    key: Any
+_Carry = tuple[ConjugateGradientState, Any]
 
 
 @eqx.filter_jit
-def _start(system: _System, v0, key) -> _State:
-    g = system.g
-    squared, no = vdot(g, g), jnp.asarray(False)
-    direction, preconditioned = _steepest(system.precondition, g, squared)
-    v = optax.tree.zeros_like(g) if v0 is None else v0
-    done = _reached(squared, system.rtol)
-    checking, zero = jnp.asarray(system.warm), jnp.asarray(0)
-    return _State(v, g, direction, squared, preconditioned, zero, no, no, checking, done, key)
-
-
-def _reached(squared, rtol):
-    return squared <= jnp.asarray(rtol, squared.dtype) ** 2
-
-
-def _steepest(precondition, residual, squared):
-    if precondition is None:
-        return residual, squared
-    direction = precondition(residual)
-    return direction, vdot(residual, direction)
+def _start(system: _System, v0, key) -> _Carry:
+    return system.steps.init(system.g, v0, verify=True), key
 
 
 @eqx.filter_jit
-def _finish(state: _State) -> Iterate:
-    result = Result.where(state.indefinite, Result.indefinite, Result.successful)
-    result = Result.where(state.broken, Result.nonfinite, result)
-    return Iterate(state.v, state.steps, result, rest=state.residual)
+def _finish(steps: ConjugateGradients, state: ConjugateGradientState, judge: bool) -> Iterate:
+    _, result = steps.finish(state)
+    if not judge:  # the base class does, by the residual
+        short = result == Result.max_steps_reached
+        result = Result.where(short, Result.successful, result)
+    space = None if state.searched is None else KrylovSpace.make(*state.searched)
+    # The recurrence trusts what a space says of the operator.
+    rest = state.residual if steps.space is None else None
+    return Iterate(state.x, state.steps, result, rest=rest, space=space)

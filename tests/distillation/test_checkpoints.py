@@ -1,7 +1,9 @@
 """Checkpoints: to the same bits, the last two, a damaged one passed over and none ever deleted."""
 
+import logging
 import os
 import random
+import shutil
 
 import equinox as eqx
 import jax
@@ -179,3 +181,34 @@ def test_names_that_are_no_iterations_are_left_alone(store):
     assert checkpoints.iterations() == [] and checkpoints.restore(state(0)) is None
     checkpoints.save(3, state(3), {})
     assert checkpoints.iterations() == [3] and len(os.listdir(folder)) == 4
+
+
+def test_too_small_a_disk_is_one_sentence_before_anything_is_written(store, monkeypatch):
+    checkpoints, folder = store
+    checkpoints.save(1, state(1), {})
+    before = sorted(os.listdir(folder))
+    with monkeypatch.context() as patch:
+        usage = type("Usage", (), {"free": 100_000})
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        sentence = r"checkpoints/2' cannot be written \(it takes 0.2 MB, and 0.1 MB are free\)"
+        with pytest.raises(OSError, match=sentence):
+            checkpoints.save(2, state(2), {})
+    assert sorted(os.listdir(folder)) == before
+    checkpoints.save(2, state(2), {})
+    assert checkpoints.restore(state(0))[0] == 2
+
+
+def test_what_orbax_says_of_a_full_disk_is_one_sentence(store, monkeypatch):
+    checkpoints, _ = store
+
+    def fail(*arguments, **how):
+        raise ValueError("RESOURCE_EXHAUSTED: a page of words\n[os_error_code='28']")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", fail)
+        sentence = r"checkpoints/1' cannot be written \(No space left on device\): see to that"
+        with pytest.raises(OSError, match=sentence):
+            checkpoints.save(1, state(1), {})
+    for name in ("absl", "asyncio"):  # what threads left is said when it is collected
+        assert logging.getLogger(name).level == logging.CRITICAL
+        logging.getLogger(name).setLevel(logging.WARNING)

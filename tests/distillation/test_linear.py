@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bilevel import Result, hypergradient
-from bilevel.inverse_hvp import Dense
+from bilevel.inverse_hvp import Dense, KrylovSpace
 from bilevel.solvers import Newton
 from bilevel_distillation import make_method
 from bilevel_distillation._output_space import (
@@ -18,7 +18,6 @@ from bilevel_distillation._output_space import (
     Kernel,
     Linear,
     Rows,
-    Space,
     System,
     linear_gradient,
 )
@@ -165,9 +164,9 @@ def test_directions_of_one_solve_shorten_the_next(x64):
     # The same right-hand side needs next to nothing more, nor does a direction that is doubled.
     again = made.solve(first, 1e-8, 200, earlier.searched)
     assert int(again.steps) < int(earlier.steps)
-    space = Space.make(*(jnp.concatenate([leaf, leaf[:3]]) for leaf in earlier.searched))
+    space = KrylovSpace.make(*(jnp.concatenate([leaf, leaf[:3]]) for leaf in earlier.searched))
     np.testing.assert_allclose(
-        space.project(first)[0], Space.make(*earlier.searched).project(first)[0], atol=1e-9
+        space.project(first)[0], KrylovSpace.make(*earlier.searched).project(first)[0], atol=1e-9
     )
 
 

@@ -4,6 +4,10 @@ import hashlib
 import json
 import logging
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +17,13 @@ import numpy as np
 
 from ._reading import Damaged, guarded, in_short, parse_json, read_bytes, sha256_of
 from ._sums import differing
-from ._writing import move_aside, write_whole
+from ._writing import Unwritten, move_aside, unwritten, write_whole, writing
 
 log = logging.getLogger(__name__)
 State = TypeVar("State")
 _SEAL = "checksums.json"
+_EXTRA, _EXTRA_EACH = 200_000, 2_000
+"""Bytes of a checkpoint beside its arrays, and beside each of them."""
 
 
 class Checkpoints:
@@ -54,16 +60,21 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())[::-1]
 
     def save(self, iteration: int, state: Any, notes: dict[str, Any]) -> None:
-        """Write the arrays of `state`, a checksum of them, and JSON-able `notes`."""
+        """Write the arrays of `state`, a checksum of them, and JSON-able `notes`.
+
+        Raises:
+            OSError: they cannot be written; the checkpoints before are left as they are.
+        """
         arrays = _named_arrays(state)
         notes = {**notes, "checksum": _checksum(arrays), "arrays": _described(arrays)}
-        save = self._ocp.args
-        self._manager.save(
-            iteration,
-            args=save.Composite(state=save.StandardSave(arrays), notes=save.JsonSave(notes)),
-        )
-        self._manager.wait_until_finished()
-        place = self._folder / str(iteration)
+        save, place = self._ocp.args, self._folder / str(iteration)
+        _check_room(place, arrays)
+        with _saving(place):
+            self._manager.save(
+                iteration,
+                args=save.Composite(state=save.StandardSave(arrays), notes=save.JsonSave(notes)),
+            )
+            self._manager.wait_until_finished()
         sums = {name: sha256_of(place / name) for name in _files(place)}
         write_whole(place / _SEAL, json.dumps(sums, indent=2) + "\n")
 
@@ -131,6 +142,39 @@ class Checkpoints:
 
 class _Unfit(ValueError):
     """A checkpoint of another state."""
+
+
+def _check_room(place: Path, arrays: dict[str, Any]) -> None:
+    """Where the disk is full, orbax's threads write pages of their own, some at the end."""
+    size = sum(one.nbytes for one in arrays.values()) + _EXTRA + _EXTRA_EACH * len(arrays)
+    with writing(place):
+        free = shutil.disk_usage(place.parent).free
+    if free < size:
+        raise unwritten(place, f"it takes {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
+
+
+@contextmanager
+def _saving(place: Path) -> Iterator[None]:
+    """What stops orbax becomes one sentence."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with writing(place):
+            yield
+    except Unwritten:
+        raise
+    except Exception as error:
+        levels = [
+            logging.CRITICAL
+        ] * 2  # what its threads ran into comes up when they are collected
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else in_short(error)
+        raise unwritten(place, reason) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_seal(place: Path) -> bool:

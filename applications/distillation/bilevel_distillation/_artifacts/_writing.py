@@ -56,12 +56,15 @@ def writing(path: Path) -> Iterator[None]:
     except Unwritten:
         raise
     except OSError as error:
-        told = Unwritten(
-            f"{str(path)!r} cannot be written ({error.strerror or error}): see to that, and give "
-            "the same command again."
-        )
+        told = unwritten(path, error.strerror or str(error))
         told.errno = error.errno
         raise told from error
+
+
+def unwritten(path: Path, reason: str) -> Unwritten:
+    return Unwritten(
+        f"{str(path)!r} cannot be written ({reason}): see to that, and give the same command again."
+    )
 
 
 def unfinished_name(name: str) -> str:

@@ -15,7 +15,6 @@ from ._jacobian import Rederived as Rederived
 from ._jacobian import Rows as Rows
 from ._kernel import Kernel as Kernel
 from ._krylov import Solution as Solution
-from ._krylov import Space as Space
 from ._linear import Linear as Linear
 from ._linear import linear_gradient as linear_gradient
 from ._system import MOST_FACTORISED as MOST_FACTORISED
