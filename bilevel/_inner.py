@@ -186,4 +186,7 @@ def loss_holds(primitive: str, loss: Callable, theta: Params, key: PRNGKeyArray 
 def value_and_grad(
     loss: Callable, theta: Params, key: PRNGKeyArray | None
 ) -> tuple[Scalar, Params]:
+    of_its_own = getattr(loss, "value_and_grad", None)
+    if of_its_own is not None:
+        return of_its_own(theta, key)
     return jax.value_and_grad(lambda t: evaluate(loss, t, key))(theta)

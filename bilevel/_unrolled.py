@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
+from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
 from ._tree import norm, split_key
 from .solvers import GradientDescent
@@ -73,8 +74,10 @@ def unrolled_grad(
     """A function that computes `d outer(theta_T(psi), psi) / d psi` through T descent steps.
 
     Backpropagation through the solver: the exact derivative of what the solver did, minimum or
-    not, for T times the memory of one step. Where the solver converges it tends to the implicit
-    gradient, which is what it is for here: a judge, and a peer to compare with.
+    not. What is kept of a step is theta, the optimiser's state and the inner gradient: that
+    gradient is differentiated forward over reverse (Kemaev et al., 2025), which keeps none of its
+    activations, at the cost of no more time; where the inner loss holds a `custom_vjp`, which has
+    no forward mode, they are kept. Where the solver converges it tends to the implicit gradient.
 
     Args:
         outer: as in `hypergradient`.
@@ -85,9 +88,9 @@ def unrolled_grad(
             loss is taken after them.
         start: the first step of the window; None: the window is the last steps. It may be a
             traced or a fresh integer at each call: one program serves all.
-        remat: keep only every `remat`-th iterate, and compute what lies between again on the way
-            back: the memory of `steps / remat` iterates and of the activations of `remat` steps,
-            for the time of one more pass. None: keep everything.
+        remat: keep only every `remat`-th step, and take those between again on the way back: the
+            memory of `steps / remat` and of `remat` steps, for the time of one more pass. None:
+            keep every step.
         has_aux: whether `outer` returns `(scalar, aux)`.
         throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
 
@@ -191,6 +194,7 @@ def _unrolled(psi, theta0, problem, solver, steps, remat, state, has_aux):
 
     def of(psi):
         loss = InnerLoss(inner, static, psi, inner_args)
+        loss = in_mixed_mode(loss, state.theta, state.key)
         theta = _in_segments(loss, solver, state, steps, remat).theta
         out = outer(eqx.combine(theta, static), psi, *outer_args)
         value, aux = out if has_aux else (out, None)
@@ -224,10 +228,14 @@ def _in_segments(loss, solver, state, steps, remat):
 
 
 def _descend(loss, solver, state, steps):
+    unroll = _unrolls(loss, solver, state)
+
     def step(state, _):
         return solver.descend(loss, state)[0], None
 
-    return _repeat(step, state, steps, _unrolls(loss, solver, state))
+    if isinstance(loss, MixedMode):
+        step = jax.checkpoint(step, policy=keep_gradient, prevent_cse=unroll)
+    return _repeat(step, state, steps, unroll)
 
 
 def _repeat(step, state, count, unroll):

@@ -6,9 +6,9 @@ from ._base import Iterate as Iterate
 from ._cg import CG as CG
 from ._conjugate import ConjugateGradients as ConjugateGradients
 from ._conjugate import ConjugateGradientState as ConjugateGradientState
-from ._conjugate import KrylovSpace as KrylovSpace
 from ._dense import Dense as Dense
 from ._identity import Identity as Identity
+from ._krylov_space import KrylovSpace as KrylovSpace
 from ._lineax import Lineax as Lineax
 from ._neumann import Neumann as Neumann
 from ._nystrom import Nystrom as Nystrom

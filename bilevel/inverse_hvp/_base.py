@@ -26,7 +26,7 @@ from .._tree import (
     widen,
 )
 from .._varying import as_shard_map_allows
-from ._conjugate import KrylovSpace
+from ._krylov_space import KrylovSpace
 
 STOCHASTIC_LIMIT = 10.0
 """Residuals of stochastic products are noisy: only one so far above that of v = 0 is a failure."""

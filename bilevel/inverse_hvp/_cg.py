@@ -9,7 +9,8 @@ from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import split_key, wide_dtype
 from ._base import AbstractInverseHVP, Iterate, default_rtol
-from ._conjugate import ConjugateGradients, ConjugateGradientState, KrylovSpace, Norm
+from ._conjugate import ConjugateGradients, ConjugateGradientState, Norm
+from ._krylov_space import KrylovSpace
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
 
