@@ -66,7 +66,10 @@ def main() -> None:
         x = jax.random.normal(keys[1], (rows, 64))
         y = jax.random.randint(keys[2], (rows,), 0, 10)
         psi = jnp.zeros(rows)
-        for name, optimiser in (("SGD", optax.sgd(0.01)), ("Adam", optax.adam(1e-3, eps_root=1e-8))):
+        for name, optimiser in (
+            ("SGD", optax.sgd(0.01)),
+            ("Adam", optax.adam(1e-3, eps_root=1e-8)),
+        ):
             programs, times = {}, {}
             for way, compute in ways(optimiser, network, x, y):
                 programs[way] = jax.jit(compute).lower(psi).compile()

@@ -17,8 +17,6 @@ from bilevel import (
 from bilevel.inverse_hvp import CG, Dense
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def inner(theta, psi):
     return jnp.sum((theta - psi) ** 2), {"mean": jnp.mean(theta), "count": theta.size}

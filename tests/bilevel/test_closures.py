@@ -14,8 +14,6 @@ from bilevel._closures import detached, holds_tracers, put_back, take_tracers
 from bilevel.inverse_hvp import Dense
 from bilevel.solvers import Newton, ProjectedGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 class Module(eqx.Module):
     function: object

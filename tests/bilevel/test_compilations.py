@@ -20,8 +20,6 @@ from bilevel.solvers import (
     ProximalGradient,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def inner(theta, psi, x):
     return jnp.mean((x @ theta - 1) ** 2) + jnp.exp(psi) * jnp.sum(theta**2)

@@ -13,7 +13,6 @@ from bilevel.inverse_hvp import CG, Dense
 from bilevel.problems import Constrained
 from bilevel.solvers import InteriorPoint, Newton, Optimistix
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 CURVATURE = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.3
 PSI = np.array([0.4, -0.3, 0.2])
 # The first and the last inequality bind there, and the multipliers of both are above 0.3.

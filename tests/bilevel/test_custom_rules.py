@@ -10,8 +10,6 @@ from bilevel import argmin, hypergradient, implicit_grad
 from bilevel.inverse_hvp import CG, Dense
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 @jax.custom_vjp
 def sine(x):

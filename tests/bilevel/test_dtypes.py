@@ -11,7 +11,6 @@ from bilevel import argmin, check_hypergradient, hypergradient, implicit_grad, u
 from bilevel.inverse_hvp import CG, SGD, Dense, Lineax, Neumann, Nystrom
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 BF16, F16, F32, F64 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64
 DESCENT = GradientDescent(optax.sgd(0.2), 50)
 

@@ -10,7 +10,6 @@ from bilevel import argmin, hypergradient, implicit_grad
 from bilevel.inverse_hvp import CG, SGD, Dense, Identity, Neumann
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProjectedGradient, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(6, 2)), RNG.normal(size=6)
 

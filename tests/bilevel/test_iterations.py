@@ -20,7 +20,6 @@ from bilevel.solvers import (
     ProximalGradient,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(1)
 TURN = 0.9 * np.linalg.qr(RNG.normal(size=(6, 6)))[0]
 SHIFT = RNG.normal(size=6)

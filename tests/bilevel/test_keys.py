@@ -10,7 +10,6 @@ from bilevel import argmin, hypergradient, unrolled_value_and_grad
 from bilevel.inverse_hvp import SGD, Neumann
 from bilevel.solvers import GradientDescent, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 PSI, START = jnp.ones(2), jnp.zeros(2)
 
 

@@ -10,8 +10,6 @@ from bilevel import implicit_grad, unrolled_grad
 from bilevel.inverse_hvp import SGD, Dense
 from bilevel.solvers import GradientDescent
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def inner(theta, psi):
     return jnp.sum((theta["t"] - psi) ** 2) + jnp.sum(jnp.cosh(theta["s"] - psi))

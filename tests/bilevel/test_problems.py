@@ -19,7 +19,6 @@ from bilevel.solvers import (
     Optimistix,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 SIZE = 4
 MATRIX = RNG.normal(size=(SIZE, SIZE)) + 3 * np.eye(SIZE)

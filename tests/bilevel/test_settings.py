@@ -18,7 +18,6 @@ from bilevel import implicit_grad, unrolled_value_and_grad
 from bilevel.inverse_hvp import CG, SGD, Dense, Lineax, Neumann, Nystrom
 from bilevel.solvers import GradientDescent, Newton, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SIZE, STEP = 4, 0.1
 RNG = np.random.default_rng(3)
 ROOT, TARGET, WEIGHTS = RNG.normal(size=(SIZE, SIZE)), RNG.normal(size=SIZE), RNG.normal(size=SIZE)

@@ -10,7 +10,6 @@ from bilevel import Result, argmin, hypergradient, implicit_grad, implicit_value
 from bilevel.inverse_hvp import Dense
 from bilevel.solvers import LBFGS, AbstractSolver, GradientDescent, Newton, ProximalGradient, Steps
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)).astype(np.float32), RNG.normal(size=12).astype(np.float32)
 PSI, START = jnp.full(3, -1.0), jnp.zeros(3)

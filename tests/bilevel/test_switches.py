@@ -11,8 +11,6 @@ from bilevel import argmin, check_hypergradient, implicit_grad, unrolled_grad
 from bilevel.inverse_hvp import CG, SGD, Dense, Lineax, Neumann, Nystrom
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProximalGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def inner(theta, psi):
     return jnp.sum((theta - psi) ** 2)

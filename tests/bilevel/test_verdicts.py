@@ -11,8 +11,6 @@ from bilevel import Cause, check_hypergradient
 from bilevel.inverse_hvp import CG, Dense
 from bilevel.solvers import LBFGS, GradientDescent, Newton, ProjectedGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 class Curve(eqx.Module):
     weight: jax.Array

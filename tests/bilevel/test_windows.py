@@ -9,7 +9,6 @@ import pytest
 from bilevel import unrolled_grad, unrolled_value_and_grad
 from bilevel.solvers import GradientDescent
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 ADAM = optax.adam(0.05)
 PSI, START = jnp.linspace(0.5, 1.5, 3), jnp.zeros(3)
 

@@ -13,8 +13,6 @@ from bilevel import Result, argmin, hypergradient, implicit_grad
 from bilevel.inverse_hvp import CG, Dense
 from bilevel.solvers import GradientDescent, Newton
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def inner(theta, psi):
     return jnp.sum(psi * (theta - psi) ** 2)

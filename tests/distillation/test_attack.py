@@ -33,7 +33,7 @@ TINY = RunConfig(
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     run(replace(TINY, out=out))
     return out

@@ -135,7 +135,6 @@ def test_what_cannot_be_is_said(images):
         augment(images[..., :1], jax.random.key(0), ["colour"])
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("method", ["rcig", "frepo", "rig"])
 def test_the_meta_gradient_goes_back_through_the_augmentation(x64, method):
     shape, classes = (8, 8, 3), 2

@@ -18,8 +18,6 @@ from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
 from bilevel_distillation._config import differences, from_json, to_json
 from bilevel_distillation._running._devices import layout, make_mesh, spread
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 TINY = RunConfig(
     ipc=8,  # 80 images: 10 on each of 8 devices
     iterations=2,

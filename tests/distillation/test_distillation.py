@@ -8,8 +8,6 @@ import pytest
 from bilevel_distillation import Distillation, RunConfig
 from bilevel_distillation.data import ImageData
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SETTINGS = dict(
     dataset="own", method="frepo", width=2, depth=1, batch_size=7, pool_size=3, pool_steps=4,
     iterations=5, seed=5,

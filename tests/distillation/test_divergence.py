@@ -9,8 +9,6 @@ import pytest
 from bilevel_distillation import Distillation, EvaluationConfig, RunConfig, run
 from bilevel_distillation._engine._distillation import Diverged
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SMALL = dict(
     width=2, depth=1, batch_size=16, pool_size=1, pool_steps=1, method="frepo", iterations=200
 )

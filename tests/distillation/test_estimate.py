@@ -12,7 +12,6 @@ from bilevel_distillation._engine import _estimate
 from bilevel_distillation._engine._estimate import LONG, SHORTER, advise, estimate
 from bilevel_distillation.data import ImageData
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = RunConfig(
     method="frepo", iterations=4, batch_size=16, width=2, depth=1, pool_size=1, pool_steps=1,
     curve_points=1, evaluation=EvaluationConfig(repeats=1, steps=1, warmup=0),

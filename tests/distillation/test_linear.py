@@ -22,8 +22,6 @@ from bilevel_distillation._output_space import (
     linear_gradient,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def dense(method, problem):
     """By the toolkit alone: the Hessian of the inner loss materialised and factorised."""

@@ -23,8 +23,6 @@ from bilevel_distillation.engine import (
     meta_step,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 24
 TINY = RunConfig(
     width=3,

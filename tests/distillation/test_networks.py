@@ -185,7 +185,6 @@ def test_maximum_pooling_and_its_derivatives(x64):
     np.testing.assert_allclose(found, difference, atol=1e-6)
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize(
     ("name", "norm"),
     [("convnet", "group"), ("resnet18", "batch"), ("vgg11", "layer"), ("alexnet", "instance")],

@@ -168,7 +168,6 @@ def test_a_linearised_network_normalises_by_the_frozen_statistics(problem):
     np.testing.assert_allclose(linear(images), difference, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("linear_solver", ["cholesky", "cg"])
 def test_the_meta_gradient_in_microbatches_is_that_of_the_whole(problem, linear_solver):
     how = Linear(linear_solver, 1e-12, 200)
@@ -213,7 +212,6 @@ TINY = RunConfig(
 )
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("method", ["rcig", "vig"])
 def test_distilling_with_batch_normalisation(method):
     distillation = Distillation(replace(TINY, method=method))
@@ -226,7 +224,6 @@ def test_distilling_with_batch_normalisation(method):
     assert has_batch_norm(distillation.state.pool.networks)
 
 
-@pytest.mark.usefixtures("compile_quickly")
 def test_a_run_with_batch_normalisation_resumes(tmp_path):
     out = tmp_path / "run"
     run_folder(replace(TINY, out=out))

@@ -34,7 +34,7 @@ def test_only_constants_that_are_no_number_repeated_count():
 
 
 @pytest.mark.parametrize("linear_solver", ["cg", "cholesky"])
-def test_operations_by_formula_are_those_of_the_parts_that_run(linear_solver, compile_quickly):
+def test_operations_by_formula_are_those_of_the_parts_that_run(linear_solver):
     meta_step = importlib.import_module("meta_step")
     speed = importlib.import_module("gpu.speed")
     config = RunConfig(dataset="digits", width=3, batch_size=24, pool_size=1, samples=60)

@@ -15,8 +15,6 @@ from bilevel_distillation import AbstractMethod, Distillation, EvaluationConfig,
 from bilevel_distillation._problem import _find
 from bilevel_distillation.engine import MetaGradient
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 TINY = RunConfig(
     width=3, depth=1, batch_size=16, pool_size=2, pool_steps=2, iterations=3, curve_points=1,
     evaluation=EvaluationConfig(repeats=1, steps=2),

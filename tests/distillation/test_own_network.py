@@ -21,8 +21,6 @@ from bilevel_distillation import (
 )
 from bilevel_distillation.networks import AbstractNetwork, Dense
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 TINY = RunConfig(
     batch_size=16, pool_size=2, pool_steps=2, evaluation=EvaluationConfig(repeats=1, steps=2)
 )

@@ -14,8 +14,6 @@ from bilevel_distillation._engine._pool import make_pool
 from bilevel_distillation.engine import put, take, train_step
 from bilevel_distillation.networks import ConvNet
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SGD = optax.sgd(0.5)
 
 

@@ -24,7 +24,7 @@ def reproduce(monkeypatch, tmp_path):
 
 
 def test_a_row_is_judged_by_its_own_network_and_by_a_wide_one(
-    reproduce, tmp_path, capsys, compile_quickly, monkeypatch
+    reproduce, tmp_path, capsys, monkeypatch
 ):
     asked = partial(
         reproduce.Arguments, rows=("digits/1",), iterations=2, width=2, batch_size=8, points=1,

@@ -136,7 +136,7 @@ def test_float64_in_one_run_does_not_leak_into_the_next(tmp_path, monkeypatch):
     assert seen == [False, False] and not jax.config.read("jax_enable_x64")
 
 
-def test_a_sweep_of_real_runs_goes_on(tmp_path, capsys, monkeypatch, compile_quickly):
+def test_a_sweep_of_real_runs_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     command = ["sweep", "--method", "frepo", "--iterations", "2", "--batch-size", "16", "--width",
                "4", "--depth", "2", "--pool-size", "2", "--pool-steps", "1", "--curve-points", "1",
@@ -163,7 +163,7 @@ def test_a_sweep_of_real_runs_goes_on(tmp_path, capsys, monkeypatch, compile_qui
 
 
 @pytest.mark.slow
-def test_processes_of_their_own_find_the_same(tmp_path, compile_quickly):
+def test_processes_of_their_own_find_the_same(tmp_path):
     # Runs that fail come first: their processes have grown much by the end of the next.
     vary = {"ipc": [200, 1], "seed": [0, 1]}
     one, other = (

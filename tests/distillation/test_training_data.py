@@ -11,8 +11,6 @@ from bilevel_distillation._engine import _training_data
 from bilevel_distillation._engine._training_data import Transform, choose_storage
 from bilevel_distillation.data import ImageData, Preprocessor
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 @pytest.fixture(scope="module")
 def colour():

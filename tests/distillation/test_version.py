@@ -8,7 +8,7 @@ from bilevel_distillation._artifacts import _version
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_set_says_its_version_from_the_source_tree_too(installed, monkeypatch, compile_quickly):
+def test_a_set_says_its_version_from_the_source_tree_too(installed, monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
