@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +69,12 @@ def test_one_that_does_not_fit_is_said_before_anything_is_computed():
         (
             lambda key: Perceptron(key, classes=9),
             r"outputs of shape \(2, 9\) for 2 images: make it ",
+        ),
+        (
+            lambda key: eqx.tree_at(
+                lambda network: network.head, Perceptron(key), eqx.nn.Linear(32, 10, key=key)
+            ),
+            "make_network gives a network whose head is a Linear: make it a bilevel_distillation.",
         ),
         (lambda key: Dense(64, 10, key=key), "make_network gives a Dense: make a subclass of"),
     ]:

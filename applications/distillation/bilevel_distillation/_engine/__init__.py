@@ -8,6 +8,7 @@ from ._estimate import advise as advise
 from ._estimate import estimate as estimate
 from ._gradient import coreset_gradient as coreset_gradient
 from ._makers import check_judges as check_judges
+from ._makers import check_network as check_network
 from ._makers import judging_maker as judging_maker
 from ._meta_step import compiled_meta_step as compiled_meta_step
 from ._meta_step import meta_step as meta_step

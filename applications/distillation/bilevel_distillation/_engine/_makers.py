@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._config import RunConfig
-from ..networks import AbstractNetwork, make_network, relu, smooth_relu
+from ..networks import AbstractNetwork, Dense, make_network, relu, smooth_relu
 from ._pool import MakeNetwork
 
 
@@ -48,22 +48,31 @@ def judging_maker(config: RunConfig, shape: tuple[int, int, int], classes: int) 
     )
 
 
-def check_network(make_network: MakeNetwork, shape: tuple[int, int, int], classes: int) -> None:
+def check_network(
+    make_network: MakeNetwork, shape: tuple[int, int, int], classes: int, name: str = "make_network"
+) -> None:
+    """Raise where `name` makes a network that does not fit; nothing is computed."""
     network = eqx.filter_eval_shape(make_network, jax.random.key(0))
     if not isinstance(network, AbstractNetwork):
         raise ValueError(
-            f"make_network gives a {type(network).__name__}: make a subclass of "
+            f"{name} gives a {type(network).__name__}: make a subclass of "
             "bilevel_distillation.networks.AbstractNetwork of it."
+        )
+    if not isinstance(network.head, Dense):
+        raise ValueError(
+            f"{name} gives a network whose head is a {type(network.head).__name__}: make it a "
+            "bilevel_distillation.networks.Dense, which takes all rows of the features at once."
         )
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     outputs = eqx.filter_eval_shape(lambda network, images: network(images), network, images)
     if outputs.shape != (2, classes):
         raise ValueError(
-            f"make_network gives a network with outputs of shape {outputs.shape} for 2 images: "
+            f"{name} gives a network with outputs of shape {outputs.shape} for 2 images: "
             f"make it {(2, classes)}, one for each class."
         )
 
 
 def check_judges(config: RunConfig, shape: tuple[int, int, int], classes: int) -> None:
     """Raise where the networks that judge do not fit the images."""
-    eqx.filter_eval_shape(judging_maker(config, shape, classes), jax.random.key(0))
+    name = f"network={config.evaluation.network!r}"
+    check_network(judging_maker(config, shape, classes), shape, classes, name)

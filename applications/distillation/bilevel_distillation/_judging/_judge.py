@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from .._artifacts import DistilledSet
 from .._config import RunConfig
-from .._engine import MakeNetwork, judging_maker
+from .._engine import MakeNetwork, check_network, judging_maker
 from .._problem import Coreset, centred_one_hot, choose_per_class
 from ..data import ImageData, Preprocessor
 from ._evaluation import evaluate
@@ -93,7 +93,10 @@ def judge(
         jnp.asarray(distilled.images), jnp.asarray(labels), jnp.zeros(()), distilled.flip
     ).support()
     height, width, channels = distilled.images.shape[1:]
-    maker = make_network or judging_maker(config, (height, width, channels), classes)
+    shape = (height, width, channels)
+    if make_network is not None:
+        check_network(make_network, shape, classes)
+    maker = make_network or judging_maker(config, shape, classes)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), seed)
     return evaluate(images, labels, held.images, held.labels, maker, config.evaluation, key, done)
 
