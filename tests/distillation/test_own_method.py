@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array
 
 from bilevel_distillation import AbstractMethod, Distillation, EvaluationConfig, RunConfig, run
-from bilevel_distillation._problem import _find
+from bilevel_distillation._methods import _find
 from bilevel_distillation.engine import MetaGradient
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
