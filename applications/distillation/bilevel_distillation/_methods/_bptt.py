@@ -38,12 +38,14 @@ class BPTT(AbstractMethod):
         window: those of them that are differentiated.
         inner_rate: Adam's rate in them.
         remat: keep few iterates of the window, and no activations between them: more time.
+        augmented: whether images are changed.
     """
 
     inner_steps: int = eqx.field(default=200, static=True)
     window: int = eqx.field(default=60, static=True)
     inner_rate: float = eqx.field(default=1e-3, static=True)
     remat: bool = eqx.field(default=False, static=True)
+    augmented: bool = eqx.field(default=True, static=True)
 
     trains_pool = False
 
@@ -60,13 +62,20 @@ class BPTT(AbstractMethod):
 
     def inner(self, weights, coreset: Coreset, rest, *, key: PRNGKeyArray) -> Scalar:
         """The loss of a training step on the distilled images."""
-        images = _changed(coreset.support()[0], key)
+        images = self.changed(coreset.support()[0], key)
         return training_loss(weights, rest, images, coreset)
 
     def outer(self, weights, coreset: Coreset, rest, images, targets, key: PRNGKeyArray):
         """The loss on real images after the window, and the predictions."""
-        predictions = eqx.combine(weights, rest)(_changed(images, key))
+        predictions = eqx.combine(weights, rest)(self.changed(images, key))
         return cross_entropy(predictions, targets), predictions
+
+    def changed(self, images, key: PRNGKeyArray):
+        """The images, all augmented alike."""
+        if not self.augmented:
+            return images
+        gray = images.shape[3] != 3
+        return augment_alike(images, key, ["rotate"] if gray else ["flip", "rotate"])
 
     def gradient(self, coreset, batch):
         (value, predictions), grad = self.through_the_window(coreset, batch)
@@ -104,11 +113,6 @@ def _keys(key: PRNGKeyArray, starts: int) -> tuple[PRNGKeyArray, PRNGKeyArray, A
     """For the training steps and the outer loss, and the first step of the window."""
     steps, outer, start = jax.random.split(key, 3)
     return steps, outer, jax.random.randint(start, (), 0, starts)
-
-
-def _changed(images, key: PRNGKeyArray):
-    gray = images.shape[3] != 3
-    return augment_alike(images, key, ["rotate"] if gray else ["flip", "rotate"])
 
 
 @compiled

@@ -44,6 +44,7 @@ class MTT(AbstractMethod):
         trajectories, start_epochs, match_epochs, inner_steps: as above.
         inner_rate: the rate of the descent at the start.
         remat: keep few iterates of the descent, and no activations between them: more time.
+        augmented: whether images are changed.
     """
 
     trajectories: int = eqx.field(default=20, static=True)
@@ -52,6 +53,7 @@ class MTT(AbstractMethod):
     inner_steps: int = eqx.field(default=30, static=True)
     inner_rate: float = eqx.field(default=1e-2, static=True)
     remat: bool = eqx.field(default=False, static=True)
+    augmented: bool = eqx.field(default=True, static=True)
 
     trains_pool = False
 
@@ -80,7 +82,8 @@ class MTT(AbstractMethod):
     def inner(self, weights, psi: tuple[Coreset, Scalar], rest, *, key: PRNGKeyArray) -> Scalar:
         """The loss of a training step, times the rate."""
         coreset, log_rate = psi
-        images = augment_alike(coreset.support()[0], key)
+        images = coreset.support()[0]
+        images = augment_alike(images, key) if self.augmented else images
         return jnp.exp(log_rate) * training_loss(weights, rest, images, coreset)
 
     def outer(self, weights, psi, first: Float[Array, " p"], last: Float[Array, " p"]) -> Scalar:

@@ -58,7 +58,7 @@ class RFAD(AbstractMethod):
 
     def of_real(self, batch: Batch) -> Features:
         """The features of the real images."""
-        size = part_size(batch.network, batch.images, self.microbatch, holds=self.networks)
+        size = part_size(batch.network, batch.images, self.microbatch, holds=float(self.networks))
         return join([_features(batch.fresh, part) for part in slices(batch.images, size)])
 
     @classmethod

@@ -8,29 +8,27 @@ from jaxtyping import Array, Float
 
 from .._problem import AbstractLinearized
 from ..networks import AbstractNetwork
-from ._model import Images, Model
+from ._model import Model
 from ._prepare import prepare
 from ._system import System
-
-Outputs = Float[Array, "m classes"]
 
 
 def tangent_kernel(
     method: AbstractLinearized,
     network: AbstractNetwork,
-    images: Images,
-    others: Images,
+    images: Float[Array, "m height width channels"],
+    others: Float[Array, "k height width channels"],
     classes: int,
     ridge: float,
-) -> tuple[System, Callable[[Outputs], Outputs]]:
+) -> tuple[System, Callable[[Array], Array]]:
     """`K + ridge I` among some images, factorised, and the product with K between others and them:
     K = J J^T + h h^T.
 
     Args:
         method: says which parameters move.
         network: at whose parameters J and h are taken.
-        images: shape (m, height, width, channels).
-        others: shape (k, height, width, channels).
+        images: the former.
+        others: the latter.
         classes: outputs of the network.
         ridge: above 0.
 
@@ -43,7 +41,7 @@ def tangent_kernel(
         model, images, classes, ridge, linear_solver="cholesky", dtype=None, remat=False
     )
 
-    def across(a: Outputs) -> Outputs:
+    def across(a: Float[Array, "m classes"]) -> Float[Array, "k classes"]:
         tangent = system.jacobian.pull(a)
         of_others, (moved,) = model.along((tangent,), others)
         if h is None:

@@ -1,0 +1,220 @@
+"""All systems with the same wall time, and chosen real images: accuracy, seconds and memory.
+
+For each seed all methods run in one process and take turns: the one whose clock is furthest behind
+makes the next meta-iteration, so that a machine whose speed drifts is the same to all. A clock holds
+what a method does once (trajectories, choosing) and its meta-iterations, without compilation. Each
+has the settings of its own preset, but for the network's width and the batch; where a rate falls
+over a run, the run's length is what a short pilot finds for the time. All are judged by the same
+recipe: networks without normalisation, trained from scratch on the set's own labels, and the same
+with instance normalisation.
+
+    python benchmarks/systems.py --dataset digits --ipc 1 --seconds 60
+    python benchmarks/systems.py --dataset mnist --ipc 10 --seconds 300
+    python benchmarks/systems.py --dataset digits --memory
+
+Resumable: what the result file already holds is skipped. `--memory` adds how large a process of its
+own grows in a few meta-iterations of each method.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tyro
+from _report import RESULTS, table, write
+
+from bilevel_distillation import (
+    METHODS,
+    Distillation,
+    DistilledSet,
+    EvaluationConfig,
+    RunConfig,
+    hold,
+    judge,
+)
+from bilevel_distillation.data import load
+
+SIZES: dict[str, dict[str, Any]] = {
+    "digits": dict(width=32, depth=2, batch_size=256),
+    "mnist": dict(width=16, batch_size=256),
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "bptt": dict(init="real", coreset_rate=1e-2, inner_steps=60, window=20),
+    "mtt": dict(trajectories=5, start_epochs=4, match_epochs=1, inner_steps=20),
+}
+"""What replaces the presets of large runs, whose steps alone would take the time that there is."""
+
+CHOSEN = ("random", "herding", "k-center", "el2n")
+JUDGES = ("none", "instance")
+PILOT = 4
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Settings of the comparison.
+
+    Attributes:
+        dataset: digits or mnist.
+        ipc: images per class.
+        seconds: of each method.
+        seeds: initial images, networks and batches.
+        networks: trained from scratch on each set, by each judge.
+        methods: which; by default all.
+        memory: measure the memory of each method, and nothing else.
+        grow: (used by `memory`) run this method alone, and print how large the process has grown.
+    """
+
+    dataset: str = "digits"
+    ipc: int = 1
+    seconds: float = 60.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    networks: int = 3
+    methods: tuple[str, ...] = tuple(METHODS)
+    memory: bool = False
+    grow: str | None = None
+
+
+def main(arguments: Arguments) -> None:
+    if arguments.grow is not None:
+        return print(grown(arguments))
+    name = f"systems_{arguments.dataset}_{arguments.ipc}"
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"records": [], "memory": {}}
+
+    def keep() -> None:
+        write(name, {"records": found["records"], "memory": found["memory"]})
+
+    if arguments.memory:
+        for method in arguments.methods:
+            if method not in found["memory"]:
+                found["memory"][method] = in_its_own_process(arguments, method)
+                keep()
+    else:
+        data = load(arguments.dataset)
+        for seed in arguments.seeds:
+            missing = [m for m in arguments.methods if not _has(found["records"], m, seed)]
+            for record in race(arguments, data, seed, missing):
+                found["records"].append(record)
+                keep()
+    show(found)
+
+
+def _has(records: list[dict[str, Any]], method: str, seed: int) -> bool:
+    return any(r["method"] == method and r["seed"] == seed for r in records)
+
+
+def settings(arguments: Arguments, method: str, seed: int) -> RunConfig:
+    small = {} if arguments.dataset == "digits" else SMALL.get(method, {})
+    return RunConfig(
+        dataset=arguments.dataset, ipc=arguments.ipc, method=method, seed=seed,
+        evaluation=EvaluationConfig(repeats=arguments.networks),
+        **SIZES[arguments.dataset] | small,
+    )  # fmt: skip
+
+
+def race(arguments: Arguments, data, seed: int, methods: list[str]):
+    """A record of each method, when all have had their time."""
+    runs: dict[str, Distillation] = {}
+    compilation: dict[str, float] = {}
+    for method in methods:
+        config = settings(arguments, method, seed)
+        if method not in CHOSEN:
+            iterations, compilation[method] = pilot(arguments, data, config)
+            config = replace(config, iterations=iterations)
+        runs[method] = Distillation(config, data)
+        runs[method].prepare()
+        if runs[method].total:
+            step(Distillation(config, data, runs[method].preprocessor), runs[method].prepared)
+    clock = {method: runs[method].preparation_seconds for method in methods}
+    while behind := [
+        m for m in methods if clock[m] < arguments.seconds and runs[m].iteration < runs[m].total
+    ]:
+        method = min(behind, key=lambda m: clock[m])
+        clock[method] += step(runs[method])
+    held = hold(data, next(iter(runs.values())).preprocessor) if runs else None
+    for method in methods:
+        one, distilled = runs[method], runs[method].distilled()
+        accuracies = {norm: judged(one.config, held, distilled, norm) for norm in JUDGES}
+        shown = "  ".join(f"{norm} {100 * np.mean(a):5.1f} %" for norm, a in accuracies.items())
+        print(f"seed {seed}  {method:9}  {one.iteration:5} iterations  {shown}", flush=True)
+        yield dict(
+            method=method, seed=seed, accuracies=accuracies, iterations=one.iteration,
+            seconds=round(clock[method], 1), preparation=round(one.preparation_seconds, 1),
+            compilation=round(compilation.get(method, 0.0), 1), budget=arguments.seconds,
+        )  # fmt: skip
+
+
+def pilot(arguments: Arguments, data, config: RunConfig) -> tuple[int, float]:
+    """How many meta-iterations the time has room for, and the seconds until the first was done."""
+    one = Distillation(replace(config, iterations=10), data)
+    one.prepare()
+    first = step(one)
+    each = float(np.median([step(one) for _ in range(PILOT)]))
+    left = max(0.0, arguments.seconds - one.preparation_seconds)
+    return max(1, round(left / each)), first
+
+
+def step(one: Distillation, prepared: Any = None) -> float:
+    if prepared is not None:
+        one.give_prepared(prepared, 0.0)
+    began = time.monotonic()
+    one.step().loss.block_until_ready()
+    one.state.coreset.images.block_until_ready()
+    return time.monotonic() - began
+
+
+def judged(config: RunConfig, held, distilled: DistilledSet, norm: Any) -> list[float]:
+    evaluation = replace(config.evaluation, norm=norm)
+    return judge(replace(config, evaluation=evaluation), held, distilled)
+
+
+def grown(arguments: Arguments) -> float:
+    """Bytes by which this process grows at its peak, from the data on."""
+    data = load(arguments.dataset)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    one = Distillation(settings(arguments, str(arguments.grow), 0), data)
+    one.prepare()
+    for _ in range(min(3, one.total)):
+        step(one)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def in_its_own_process(arguments: Arguments, method: str) -> float:
+    command = [sys.executable, __file__, "--dataset", arguments.dataset, "--ipc",
+               str(arguments.ipc), "--grow", method]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    print(f"{method:9}  {float(done.stdout) / 1e6:.0f} MB", flush=True)
+    return float(done.stdout)
+
+
+def show(found: dict[str, Any]) -> None:
+    rows = []
+    for method in METHODS:
+        records = [r for r in found["records"] if r["method"] == method]
+        if not records:
+            continue
+        grew = found["memory"].get(method)
+        rows.append([
+            method,
+            *(over_seeds([100 * np.mean(r["accuracies"][norm]) for r in records])
+              for norm in JUDGES),
+            f"{np.mean([r['iterations'] for r in records]):.0f}",
+            f"{np.mean([r['seconds'] for r in records]):.0f}",
+            "" if grew is None else f"{grew / 1e6:.0f}",
+            str(len(records)),
+        ])  # fmt: skip
+    judges = [f"accuracy %, judge {norm}" for norm in JUDGES]
+    table(["method", *judges, "iterations", "seconds", "MB", "seeds"], rows)
+
+
+def over_seeds(means: list[Any]) -> str:
+    return f"{np.mean(means):.1f} ± {np.std(means):.1f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
