@@ -4,6 +4,8 @@ trained once.
 
 from dataclasses import replace
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from bilevel_distillation._artifacts import Checkpoints, find_prepared
 from bilevel_distillation._config._types import METHOD_NAMES
 from bilevel_distillation._methods import METHODS
 from bilevel_distillation.data import ImageData
-from bilevel_distillation.engine import estimate
+from bilevel_distillation.engine import estimate, meta_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -54,6 +56,18 @@ def test_it_distils_stops_and_goes_on_to_the_same_bits(method, data, tmp_path):
         assert getattr(one_set, name).tobytes() == getattr(other_set, name).tobytes()
     assert not np.allclose(one_set.images, before)
     one.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SYSTEMS)
+def test_one_program_does_what_the_parts_do(method, data):
+    """As on an accelerator, where a meta-iteration is compiled whole."""
+    one = Distillation(replace(TINY, method=method), data)
+    arguments = one.next_arguments()
+    (found, told), (other, also) = meta_step(*arguments), eqx.filter_jit(meta_step)(*arguments)
+    np.testing.assert_allclose(told.loss, also.loss, rtol=1e-4)
+    np.testing.assert_allclose(found.coreset.images, other.coreset.images, atol=2e-3)
+    assert jax.tree.structure(found) == jax.tree.structure(other)
 
 
 @pytest.mark.parametrize("storage", ["bytes", "host"])

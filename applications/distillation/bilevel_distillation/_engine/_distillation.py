@@ -18,6 +18,8 @@ from .._problem import AbstractMethod, Batch, Rates
 from .._running import gather, is_dispatched, make_mesh, spread
 from ..data import ImageData, Preprocessor
 from ._beginning import beginning_of, with_its_settings
+from ._divergence import Diverged as Diverged
+from ._divergence import diverged, is_sound
 from ._initial import initial_images
 from ._inputs import check
 from ._inputs import load_data as load_data
@@ -31,13 +33,6 @@ from ._state import Draws, Metrics, Recipe, State
 from ._training_data import Training, Transform, choose_storage
 
 WATCH_EVERY = 50
-
-MOST = 1e6
-"""Preprocessed images are about 1: beyond this there is nothing left of them."""
-
-
-class Diverged(ValueError):
-    """The numbers of a run are no longer finite, or beyond all measure."""
 
 
 class Distillation:
@@ -243,24 +238,12 @@ class Distillation:
             Diverged: the loss, images, labels or temperature are not finite, or beyond all measure.
         """
         self._check_loss()
-        if not _is_sound(self.whole_state().coreset):
-            raise self._diverged("its distilled images")
+        if not is_sound(self.whole_state().coreset):
+            raise diverged(self, "its distilled images")
 
     def _check_loss(self) -> None:
         if self._in_flight is not None and not np.isfinite(float(self._in_flight.loss)):
-            raise self._diverged(f"its loss ({float(self._in_flight.loss)})")
-
-    def _diverged(self, what: str) -> Diverged:
-        """The error, with the rates of what diverged."""
-        names = ["coreset_rate"]
-        if not _is_sound(self.whole_state().pool):
-            names.append("pool_rate")
-        rates = " and ".join(f"{name}={getattr(self.config, name):g}" for name in names)
-        flags = " or ".join(f"--{name.replace('_', '-')}" for name in names)
-        return Diverged(
-            f"the run diverged: at iteration {self.iteration} {what} went beyond all measure, at "
-            f"{rates}: give a smaller {flags}, in another --out."
-        )
+            raise diverged(self, f"its loss ({float(self._in_flight.loss)})")
 
     def whole_state(self) -> State:
         """The state on one device; with several processes, each must call."""
@@ -349,8 +332,3 @@ class Distillation:
             rows=jnp.asarray(rows, jnp.int32),
             key=key,
         )
-
-
-def _is_sound(tree: PyTree) -> bool:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return all(bool(jnp.all(jnp.abs(leaf) < MOST)) for leaf in leaves)  # NaN is not

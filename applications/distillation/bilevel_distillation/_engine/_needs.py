@@ -12,7 +12,10 @@ from ._pool import MakeNetwork
 
 
 def check_room(
-    config: RunConfig, data: ImageData, make_network: MakeNetwork, method: AbstractMethod
+    config: RunConfig,
+    data: ImageData,
+    make_network: MakeNetwork,
+    method: AbstractMethod | None = None,
 ) -> None:
     """Raise where a complete config asks for more memory than there is; the sentence names the
     setting that most of it goes to.
@@ -39,7 +42,7 @@ def check_room(
         "pool_size": 3 * parameters * (config.pool_size or 1),
         "zca": 6 * 8 * matrix,
     }  # fmt: skip
-    if method.preparation:
+    if method is not None and method.preparation:
         shapes = jax.tree.leaves(method.prepared_like(network))
         needs[next(iter(method.preparation))] = sum(s.size * s.dtype.itemsize for s in shapes)
     needed, there = sum(needs.values()), memory_of_machine()

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..networks import AbstractNetwork
 
-Rows = Int[np.ndarray, " n"]
+Rows = Int[np.ndarray, " rows"]
 ImagesAndTargets = tuple[Float[Array, "n height width channels"], Float[Array, "n classes"]]
 
 
@@ -23,13 +23,15 @@ class Real:
         make_network: a fresh network from a key, as they distil.
     """
 
-    labels: Rows
+    labels: Int[np.ndarray, " samples"]
     classes: int
     batch: Callable[[Rows], ImagesAndTargets]
     make_network: Callable[[PRNGKeyArray], AbstractNetwork]
 
 
-def rows_of_classes(rng: np.random.Generator, labels: Rows, size: int) -> Rows:
+def rows_of_classes(
+    rng: np.random.Generator, labels: Int[np.ndarray, " samples"], size: int
+) -> Rows:
     """About `size` random rows, as many of each class, class by class.
 
     Raises:
