@@ -1,10 +1,10 @@
 """All systems with the same wall time, and chosen real images: accuracy, seconds and memory.
 
 For each seed all methods run in one process and take turns: the one whose clock is furthest behind
-makes the next meta-iteration, so that a machine whose speed drifts is the same to all. A clock holds
-what a method does once (trajectories, choosing) and its meta-iterations, without compilation. Each
-has the settings of its own preset, but for the network's width and the batch; where a rate falls
-over a run, the run's length is what a short pilot finds for the time. All are judged by the same
+makes the next meta-iteration, so that a machine whose speed drifts is the same to all. A clock
+holds what a method does once (trajectories, choosing) and its meta-iterations, without compilation.
+Each has the settings of its own preset, but for the width and the batch; where a rate falls over a
+run, the run's length is what a short pilot finds for the time. All are judged by the same
 recipe: networks without normalisation, trained from scratch on the set's own labels, and the same
 with instance normalisation.
 

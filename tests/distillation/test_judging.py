@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet
-from bilevel_distillation._judging._judge import match_classes
 from bilevel_distillation._artifacts import check_preprocessed
+from bilevel_distillation._judging._judge import match_classes
 from bilevel_distillation.data import ImageData, Preprocessor
 
 SHAPE = (4, 4, 3)

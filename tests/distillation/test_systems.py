@@ -141,9 +141,7 @@ def test_bptt_differentiates_its_window(steps, remat, coreset, batch):
     """Training until the window is that of the coreset as it is; from there on it follows it."""
     from bilevel_distillation._methods._bptt import _keys
 
-    method = BPTT(
-        inner_steps=steps, window=2, inner_rate=0.05, remat=remat, augmented=steps == 2
-    )
+    method = BPTT(inner_steps=steps, window=2, inner_rate=0.05, remat=remat, augmented=steps == 2)
     (value, _), grad = method.through_the_window(coreset, batch)
     keys, outer, start = _keys(batch.key, steps - 1)
     own = jax.random.split(keys, 4)[0]  # as `unrolled_grad` gives its solver one

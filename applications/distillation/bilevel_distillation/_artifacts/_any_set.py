@@ -9,8 +9,8 @@ from ._folder import RunFolder
 
 
 def read_distilled(path: Path, preprocessor: Preprocessor | None = None) -> DistilledSet:
-    """The set of a run's folder, of an exported folder (hf or npz), or of an .npz file, made here or
-    elsewhere.
+    """The set of a run's folder, of an exported folder (hf or npz), or of an .npz file, made here
+    or elsewhere.
 
     Args:
         path: of one of them.

@@ -158,7 +158,7 @@ class Distillation:
         )  # fmt: skip
 
     def prepare(self, done: Callable[[], None] = lambda: None) -> None:
-        """Let the method do what it does once: choose real images, or make something of all of them.
+        """Let the method do what it does once: choose real images, or make something of all.
         `step` and `distilled` call it. `done` is called after each of `recipe.method.parts` parts.
         """
         if self.is_prepared:
@@ -169,7 +169,10 @@ class Distillation:
             self.give_prepared(found, time.monotonic() - began)
             return
         rows = choose(self)
-        images, labels = self.preprocessor(self.data.train_images[rows]), self.data.train_labels[rows]
+        images, labels = (
+            self.preprocessor(self.data.train_images[rows]),
+            self.data.train_labels[rows],
+        )
         state = first_state(
             self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
         )

@@ -1,4 +1,4 @@
-"""How a set was made, in words that JSON knows, and what tells that two runs can share something."""
+"""How a set was made, in words that JSON knows, and what tells that two runs can share work."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -16,22 +16,20 @@ from ..data import augment_alike
 from ..networks import is_parameter
 from ._inner import training_loss
 
-MOST = 2.0
-"""Gradients are clipped at so many times the moving average of their norms,"""
-DECAY = 0.9
-"""which keeps this much of itself in a step."""
+MOST, DECAY = 2.0, 0.9
+"""Clipping: at so many times the moving average of norms, which keeps so much of itself."""
 
 
 class BPTT(AbstractMethod):
     """Truncated backpropagation through training, with a random window (Feng, Vedantam and Kempe,
     "Embarrassingly simple dataset distillation", 2024, section 3: RaT-BPTT).
 
-    A fresh network is trained on the distilled images, whose labels stay what they began as, by N
-    steps of Adam on the cross-entropy; the next `window` steps are differentiated, and what is
-    minimised is the cross-entropy on real images after them. N is random, 0 to
-    `inner_steps - window`. In each step the images are mirrored or turned (gray ones turned), all
-    alike, and so are the real ones. The images' gradient is clipped at twice a moving average of
-    its norm. Settings are the paper's for CIFAR-10 with 10 images per class; for digits small ones.
+    A fresh network is trained on the distilled images, whose labels stay as they were, by N steps
+    of Adam on the cross-entropy; the next `window` steps are differentiated, and what is minimised
+    is the cross-entropy on real images after them. N is random, 0 to `inner_steps - window`. In
+    each step the images are mirrored or turned (gray ones turned), all alike, as the real ones are.
+    The images' gradient is clipped at twice a moving average of its norm. Settings are the paper's
+    for CIFAR-10 with 10 images per class; for digits small ones.
 
     Attributes:
         inner_steps: the most steps of training.
@@ -57,7 +55,6 @@ class BPTT(AbstractMethod):
             )
 
     def begin(self, coreset: Coreset) -> Scalar:
-        """The moving average of the gradient's norm; 0 before the first."""
         return jnp.zeros((), coreset.images.dtype)
 
     def inner(self, weights, coreset: Coreset, rest, *, key: PRNGKeyArray) -> Scalar:
@@ -66,12 +63,10 @@ class BPTT(AbstractMethod):
         return training_loss(weights, rest, images, coreset)
 
     def outer(self, weights, coreset: Coreset, rest, images, targets, key: PRNGKeyArray):
-        """The loss on real images after the window, and the predictions."""
         predictions = eqx.combine(weights, rest)(self.changed(images, key))
         return cross_entropy(predictions, targets), predictions
 
     def changed(self, images, key: PRNGKeyArray):
-        """The images, all augmented alike."""
         if not self.augmented:
             return images
         gray = images.shape[3] != 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +10,49 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._problem import Real
+from .._problem import AbstractMethod, Real
+from ..networks import AbstractNetwork, is_parameter
 from ._training import Learner
 
 Trajectories = Float[Array, "trajectories epochs parameters"]
 
 SIZE = 256
 _sgd = optax.sgd(1e-2)
+
+
+class AbstractExperts(AbstractMethod):
+    """A method that is prepared by such trajectories.
+
+    Attributes:
+        trajectories: how many.
+        start_epochs: a stretch of them begins at most so many epochs after their start,
+        match_epochs: and is so many epochs long.
+    """
+
+    trajectories: int = eqx.field(default=20, static=True)
+    start_epochs: int = eqx.field(default=20, static=True)
+    match_epochs: int = eqx.field(default=2, static=True)
+
+    @property
+    def epochs(self) -> int:
+        """Of each network's training."""
+        return self.start_epochs + self.match_epochs
+
+    @property
+    def preparation(self):
+        return {"trajectories": self.trajectories, "epochs": self.epochs}
+
+    @property
+    def parts(self):
+        return self.trajectories
+
+    def prepare(self, real, key, done=lambda: None):
+        return train_experts(real, self.trajectories, self.epochs, key, done)
+
+    def prepared_like(self, network):
+        flat = eqx.filter_eval_shape(_vector, network)
+        shape = (self.trajectories, self.epochs + 1, *flat.shape)
+        return jax.ShapeDtypeStruct(shape, flat.dtype)
 
 
 def train_experts(
@@ -38,5 +75,9 @@ def train_experts(
     return jnp.asarray(np.stack(found))
 
 
+def _vector(network: AbstractNetwork) -> Float[Array, " parameters"]:
+    return ravel_pytree(eqx.filter(network, is_parameter(network)))[0]
+
+
 def _flat(learner: Learner) -> np.ndarray:
-    return np.asarray(ravel_pytree(learner.weights)[0])
+    return np.asarray(_vector(learner.network))

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from bilevel import unrolled_value_and_grad
 from bilevel.solvers import GradientDescent
 
-from .._problem import AbstractMethod, Batch, Coreset, MetaGradient
+from .._problem import Batch, Coreset, MetaGradient
 from .._running import compiled
 from ..data import augment_alike
 from ..networks import is_parameter
-from ._experts import Trajectories, train_experts
+from ._experts import AbstractExperts, Trajectories
 from ._inner import training_loss
 
 _sgd = optax.sgd(1.0)
@@ -22,7 +22,7 @@ RATE_OF_RATE = 1e-2
 """The logarithm of the learned rate moves by its derivative times this, by this at most."""
 
 
-class MTT(AbstractMethod):
+class MTT(AbstractExperts):
     """Matching training trajectories (Cazenavette et al., "Dataset distillation by matching
     training trajectories", 2022, equation 2 and algorithm 1).
 
@@ -41,15 +41,12 @@ class MTT(AbstractMethod):
     images' optimiser: theirs is gradient descent with a rate that is found for each data set.
 
     Attributes:
-        trajectories, start_epochs, match_epochs, inner_steps: as above.
+        inner_steps: as above; so are `trajectories`, `start_epochs` and `match_epochs`.
         inner_rate: the rate of the descent at the start.
         remat: keep few iterates of the descent, and no activations between them: more time.
         augmented: whether images are changed.
     """
 
-    trajectories: int = eqx.field(default=20, static=True)
-    start_epochs: int = eqx.field(default=20, static=True)
-    match_epochs: int = eqx.field(default=2, static=True)
     inner_steps: int = eqx.field(default=30, static=True)
     inner_rate: float = eqx.field(default=1e-2, static=True)
     remat: bool = eqx.field(default=False, static=True)
@@ -57,27 +54,9 @@ class MTT(AbstractMethod):
 
     trains_pool = False
 
-    @property
-    def preparation(self):
-        epochs = self.start_epochs + self.match_epochs
-        return {"trajectories": self.trajectories, "epochs": epochs}
-
-    @property
-    def parts(self):
-        return self.trajectories
-
-    def prepared_like(self, network):
-        weights = jax.eval_shape(lambda net: ravel_pytree(net)[0], eqx.filter(network, is_parameter(network)))
-        epochs = self.start_epochs + self.match_epochs
-        return jax.ShapeDtypeStruct((self.trajectories, epochs + 1, *weights.shape), weights.dtype)
-
     def begin(self, coreset: Coreset) -> Scalar:
         """The logarithm of the rate."""
         return jnp.log(jnp.asarray(self.inner_rate, coreset.images.dtype))
-
-    def prepare(self, real, key, done=lambda: None):
-        epochs = self.start_epochs + self.match_epochs
-        return train_experts(real, self.trajectories, epochs, key, done)
 
     def inner(self, weights, psi: tuple[Coreset, Scalar], rest, *, key: PRNGKeyArray) -> Scalar:
         """The loss of a training step, times the rate."""
@@ -125,7 +104,7 @@ class MTT(AbstractMethod):
 
 @compiled
 def _draw(method: MTT, key: PRNGKeyArray, prepared: Trajectories):
-    """A key for the training, and the parameters that it begins at and those that it is to reach."""
+    """A key for the training, the parameters that it begins at, and those that it is to reach."""
     steps, one, other = jax.random.split(key, 3)
     of = prepared[jax.random.randint(one, (), 0, prepared.shape[0])]
     start = jax.random.randint(other, (), 0, prepared.shape[1] - method.match_epochs)

@@ -78,7 +78,7 @@ def _features_of(networks: AbstractNetwork, images: Images) -> Features:
 
     found = eqx.filter_vmap(of)(networks)
     count, n, width = found.shape
-    return found.swapaxes(0, 1).reshape(n, count * width) / jnp.sqrt(jnp.asarray(count, found.dtype))
+    return found.swapaxes(0, 1).reshape(n, count * width) / count**0.5
 
 
 _features = compiled(_features_of)

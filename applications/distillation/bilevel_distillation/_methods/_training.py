@@ -24,11 +24,6 @@ class Learner(eqx.Module):
     def make(real: Real, optimiser: optax.GradientTransformation, key: PRNGKeyArray) -> "Learner":
         return _begin(real.make_network, optimiser, key)
 
-    @property
-    def weights(self) -> AbstractNetwork:
-        """What is trained."""
-        return eqx.filter(self.network, is_parameter(self.network))
-
     def epoch(
         self,
         optimiser: optax.GradientTransformation,

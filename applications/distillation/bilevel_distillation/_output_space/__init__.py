@@ -18,7 +18,7 @@ from ._krylov import Solution as Solution
 from ._krylov import Space as Space
 from ._linear import Linear as Linear
 from ._linear import linear_gradient as linear_gradient
-from ._tangent import tangent_kernel as tangent_kernel
 from ._system import MOST_FACTORISED as MOST_FACTORISED
 from ._system import LinearSolver as LinearSolver
 from ._system import System as System
+from ._tangent import tangent_kernel as tangent_kernel

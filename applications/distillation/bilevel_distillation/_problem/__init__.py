@@ -14,10 +14,10 @@ from ._losses import cross_entropy as cross_entropy
 from ._losses import platt_loss as platt_loss
 from ._losses import squared_error as squared_error
 from ._method import AbstractMethod as AbstractMethod
+from ._rcig import RCIG as RCIG
 from ._real import Real as Real
 from ._real import Rows as Rows
 from ._real import rows_of_classes as rows_of_classes
-from ._rcig import RCIG as RCIG
 from ._rig import RIG as RIG
 from ._solving import AbstractSolver as AbstractSolver
 from ._solving import Adam as Adam

@@ -55,8 +55,8 @@ class AbstractMethod(eqx.Module):
 
     @property
     def preparation(self) -> Mapping[str, Any] | None:
-        """What `prepare` depends on beside the data and the network, as values that JSON knows, that
-        first which its size is for; None: there is nothing to prepare.
+        """What `prepare` depends on beside data and network, as values that JSON knows, first the
+        setting that it grows with; None: there is nothing to prepare.
         """
         return None
 
