@@ -325,6 +325,7 @@ class Distillation:
     def _draw(self, iteration: int) -> Draws:
         """The random choices of an iteration: a function of the seed and its number alone."""
         config = self.config
+        assert config.pool_size is not None and config.pool_steps is not None
         rng = np.random.default_rng([config.seed, 1, iteration])
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), iteration)
         size = self.recipe.batch_size

@@ -86,7 +86,8 @@ def _statistics(
 
     def one(images, label):
         if method.augmented:
-            assert key is not None, "an augmentation is drawn by the batch's key"
+            if key is None:
+                raise ValueError("key of the batch is None, and images are augmented: give a key.")
             images = augment_alike(images, jax.random.fold_in(key, label))
         target = jax.nn.one_hot(label, classes, dtype=images.dtype)
         targets = jnp.broadcast_to(target, (images.shape[0], classes))

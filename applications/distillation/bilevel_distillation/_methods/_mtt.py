@@ -77,6 +77,10 @@ class MTT(AbstractExperts):
 
     def through_training(self, coreset: Coreset, batch: Batch):
         """The value, and its derivatives in the coreset and the logarithm of the rate."""
+        if batch.key is None or batch.prepared is None:
+            raise ValueError(
+                "the batch has no key or no trajectories, of which mtt draws: give both."
+            )
         key, first, last = _draw(self, batch.key, batch.prepared)
         weights, rest = eqx.partition(batch.network, is_parameter(batch.network))
         compute = unrolled_value_and_grad(

@@ -58,6 +58,8 @@ class RFAD(AbstractMethod):
 
     def of_real(self, batch: Batch) -> Features:
         """The features of the real images."""
+        if batch.fresh is None:
+            raise ValueError("fresh of the batch is None, and rfad's features are theirs: give it.")
         size = part_size(batch.network, batch.images, self.microbatch, holds=float(self.networks))
         return join([_features(batch.fresh, part) for part in slices(batch.images, size)])
 

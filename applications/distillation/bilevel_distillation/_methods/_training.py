@@ -67,7 +67,7 @@ def _step(learner: Learner, optimiser, images, targets, key, step) -> Learner:
         return cross_entropy(eqx.combine(weights, rest)(images), targets)
 
     updates, state = optimiser.update(jax.grad(loss)(weights), learner.state)
-    return Learner(eqx.combine(optax.apply_updates(weights, updates), rest), state)
+    return Learner(eqx.combine(eqx.apply_updates(weights, updates), rest), state)
 
 
 @compiled
