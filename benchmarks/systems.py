@@ -12,6 +12,9 @@ with instance normalisation.
     python benchmarks/systems.py --dataset mnist --ipc 10 --seconds 300
     python benchmarks/systems.py --dataset digits --memory
 
+On a machine that others use too, `--clock processor` gives all the same processor time instead, one
+after the other.
+
 Resumable: what the result file already holds is skipped. `--memory` adds how large a process of its
 own grows in a few meta-iterations of each method.
 """
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -38,6 +41,7 @@ from bilevel_distillation import (
     judge,
 )
 from bilevel_distillation.data import load
+from bilevel_distillation.networks import NormName
 
 SIZES: dict[str, dict[str, Any]] = {
     "digits": dict(width=32, depth=2, batch_size=256),
@@ -50,7 +54,6 @@ SMALL: dict[str, dict[str, Any]] = {
 """What replaces the presets of large runs, whose steps alone would take the time that there is."""
 
 CHOSEN = ("random", "herding", "k-center", "el2n")
-JUDGES = ("none", "instance")
 PILOT = 4
 
 
@@ -64,6 +67,8 @@ class Arguments:
         seconds: of each method.
         seeds: initial images, networks and batches.
         networks: trained from scratch on each set, by each judge.
+        judges: the normalisations of the networks that judge.
+        clock: wall, or processor.
         methods: which; by default all.
         memory: measure the memory of each method, and nothing else.
         grow: (used by `memory`) run this method alone, and print how large the process has grown.
@@ -74,6 +79,8 @@ class Arguments:
     seconds: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)
     networks: int = 3
+    judges: tuple[NormName, ...] = ("none", "instance")
+    clock: Literal["wall", "processor"] = "wall"
     methods: tuple[str, ...] = tuple(METHODS)
     memory: bool = False
     grow: str | None = None
@@ -98,9 +105,11 @@ def main(arguments: Arguments) -> None:
         data = load(arguments.dataset)
         for seed in arguments.seeds:
             missing = [m for m in arguments.methods if not _has(found["records"], m, seed)]
-            for record in race(arguments, data, seed, missing):
-                found["records"].append(record)
-                keep()
+            together = [missing] if arguments.clock == "wall" else [[m] for m in missing]
+            for methods in together:
+                for record in race(arguments, data, seed, methods):
+                    found["records"].append(record)
+                    keep()
     show(found)
 
 
@@ -129,23 +138,24 @@ def race(arguments: Arguments, data, seed: int, methods: list[str]):
         runs[method] = Distillation(config, data)
         runs[method].prepare()
         if runs[method].total:
-            step(Distillation(config, data, runs[method].preprocessor), runs[method].prepared)
+            step(arguments, Distillation(config, data), runs[method].prepared)
     clock = {method: runs[method].preparation_seconds for method in methods}
     while behind := [
         m for m in methods if clock[m] < arguments.seconds and runs[m].iteration < runs[m].total
     ]:
         method = min(behind, key=lambda m: clock[m])
-        clock[method] += step(runs[method])
+        clock[method] += step(arguments, runs[method])
     held = hold(data, next(iter(runs.values())).preprocessor) if runs else None
     for method in methods:
         one, distilled = runs[method], runs[method].distilled()
-        accuracies = {norm: judged(one.config, held, distilled, norm) for norm in JUDGES}
+        accuracies = {n: judged(one.config, held, distilled, n) for n in arguments.judges}
         shown = "  ".join(f"{norm} {100 * np.mean(a):5.1f} %" for norm, a in accuracies.items())
         print(f"seed {seed}  {method:9}  {one.iteration:5} iterations  {shown}", flush=True)
         yield dict(
             method=method, seed=seed, accuracies=accuracies, iterations=one.iteration,
             seconds=round(clock[method], 1), preparation=round(one.preparation_seconds, 1),
             compilation=round(compilation.get(method, 0.0), 1), budget=arguments.seconds,
+            clock=arguments.clock,
         )  # fmt: skip
 
 
@@ -153,19 +163,21 @@ def pilot(arguments: Arguments, data, config: RunConfig) -> tuple[int, float]:
     """How many meta-iterations the time has room for, and the seconds until the first was done."""
     one = Distillation(replace(config, iterations=10), data)
     one.prepare()
-    first = step(one)
-    each = float(np.median([step(one) for _ in range(PILOT)]))
+    first = step(arguments, one)
+    each = float(np.median([step(arguments, one) for _ in range(PILOT)]))
     left = max(0.0, arguments.seconds - one.preparation_seconds)
     return max(1, round(left / each)), first
 
 
-def step(one: Distillation, prepared: Any = None) -> float:
+def step(arguments: Arguments, one: Distillation, prepared: Any = None) -> float:
+    """Seconds of a meta-iteration."""
+    now = time.monotonic if arguments.clock == "wall" else time.process_time
     if prepared is not None:
         one.give_prepared(prepared, 0.0)
-    began = time.monotonic()
+    began = now()
     one.step().loss.block_until_ready()
     one.state.coreset.images.block_until_ready()
-    return time.monotonic() - began
+    return now() - began
 
 
 def judged(config: RunConfig, held, distilled: DistilledSet, norm: Any) -> list[float]:
@@ -180,7 +192,7 @@ def grown(arguments: Arguments) -> float:
     one = Distillation(settings(arguments, str(arguments.grow), 0), data)
     one.prepare()
     for _ in range(min(3, one.total)):
-        step(one)
+        step(arguments, one)
     return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
@@ -194,6 +206,7 @@ def in_its_own_process(arguments: Arguments, method: str) -> float:
 
 def show(found: dict[str, Any]) -> None:
     rows = []
+    judges = sorted({norm for r in found["records"] for norm in r["accuracies"]}, reverse=True)
     for method in METHODS:
         records = [r for r in found["records"] if r["method"] == method]
         if not records:
@@ -201,18 +214,20 @@ def show(found: dict[str, Any]) -> None:
         grew = found["memory"].get(method)
         rows.append([
             method,
-            *(over_seeds([100 * np.mean(r["accuracies"][norm]) for r in records])
-              for norm in JUDGES),
+            *(over_seeds([100 * np.mean(r["accuracies"][norm]) for r in records
+                          if norm in r["accuracies"]]) for norm in judges),
             f"{np.mean([r['iterations'] for r in records]):.0f}",
             f"{np.mean([r['seconds'] for r in records]):.0f}",
             "" if grew is None else f"{grew / 1e6:.0f}",
             str(len(records)),
         ])  # fmt: skip
-    judges = [f"accuracy %, judge {norm}" for norm in JUDGES]
-    table(["method", *judges, "iterations", "seconds", "MB", "seeds"], rows)
+    heads = [f"accuracy %, judge {norm}" for norm in judges]
+    table(["method", *heads, "iterations", "seconds", "MB", "seeds"], rows)
 
 
 def over_seeds(means: list[Any]) -> str:
+    if not means:
+        return ""
     return f"{np.mean(means):.1f} ± {np.std(means):.1f}"
 
 
