@@ -24,6 +24,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -130,16 +131,17 @@ def race(arguments: Arguments, data, seed: int, methods: list[str]):
     """A record of each method, when all have had their time."""
     runs: dict[str, Distillation] = {}
     compilation: dict[str, float] = {}
+    preparation: dict[str, float] = {}
     for method in methods:
         config = settings(arguments, method, seed)
         if method not in CHOSEN:
             iterations, compilation[method] = pilot(arguments, data, config)
             config = replace(config, iterations=iterations)
         runs[method] = Distillation(config, data)
-        runs[method].prepare()
+        preparation[method] = prepared_in(arguments, runs[method])
         if runs[method].total:
             step(arguments, Distillation(config, data), runs[method].prepared)
-    clock = {method: runs[method].preparation_seconds for method in methods}
+    clock = dict(preparation)
     while behind := [
         m for m in methods if clock[m] < arguments.seconds and runs[m].iteration < runs[m].total
     ]:
@@ -153,7 +155,7 @@ def race(arguments: Arguments, data, seed: int, methods: list[str]):
         print(f"seed {seed}  {method:9}  {one.iteration:5} iterations  {shown}", flush=True)
         yield dict(
             method=method, seed=seed, accuracies=accuracies, iterations=one.iteration,
-            seconds=round(clock[method], 1), preparation=round(one.preparation_seconds, 1),
+            seconds=round(clock[method], 1), preparation=round(preparation[method], 1),
             compilation=round(compilation.get(method, 0.0), 1), budget=arguments.seconds,
             clock=arguments.clock,
         )  # fmt: skip
@@ -162,22 +164,34 @@ def race(arguments: Arguments, data, seed: int, methods: list[str]):
 def pilot(arguments: Arguments, data, config: RunConfig) -> tuple[int, float]:
     """How many meta-iterations the time has room for, and the seconds until the first was done."""
     one = Distillation(replace(config, iterations=10), data)
-    one.prepare()
+    preparation = prepared_in(arguments, one)
     first = step(arguments, one)
     each = float(np.median([step(arguments, one) for _ in range(PILOT)]))
-    left = max(0.0, arguments.seconds - one.preparation_seconds)
+    left = max(0.0, arguments.seconds - preparation)
     return max(1, round(left / each)), first
 
 
 def step(arguments: Arguments, one: Distillation, prepared: Any = None) -> float:
     """Seconds of a meta-iteration."""
-    now = time.monotonic if arguments.clock == "wall" else time.process_time
+    now = clock_of(arguments)
     if prepared is not None:
         one.give_prepared(prepared, 0.0)
     began = now()
     one.step().loss.block_until_ready()
     one.state.coreset.images.block_until_ready()
     return now() - began
+
+
+def prepared_in(arguments: Arguments, one: Distillation) -> float:
+    """Seconds of what is done once."""
+    now = clock_of(arguments)
+    began = now()
+    one.prepare()
+    return now() - began
+
+
+def clock_of(arguments: Arguments) -> Callable[[], float]:
+    return time.monotonic if arguments.clock == "wall" else time.process_time
 
 
 def judged(config: RunConfig, held, distilled: DistilledSet, norm: Any) -> list[float]:

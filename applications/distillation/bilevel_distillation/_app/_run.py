@@ -107,7 +107,8 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
 
 def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Reporter) -> None:
     in_colour = distillation.data.image_shape[2] == 3
-    if config.flip is None and in_colour and config.dataset not in PRESETS:
+    is_open = config.flip is None and distillation.beginning is None
+    if is_open and in_colour and config.dataset not in PRESETS:
         reporter.say(
             "mirror images are not used, because nothing tells whether these images may be "
             "mirrored: --flip uses them."
