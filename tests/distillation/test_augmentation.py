@@ -9,6 +9,7 @@ import pytest
 
 from bilevel_distillation import Coreset, RunConfig, augment, resolve
 from bilevel_distillation._engine._recipe import make_recipe
+from bilevel_distillation.data import augment_alike
 from bilevel_distillation.data._augmentation import (
     OPERATIONS,
     colour,
@@ -166,3 +167,28 @@ def test_the_meta_gradient_goes_back_through_the_augmentation(x64, method):
     expected = pull(plain.grad.images)[0]
     np.testing.assert_allclose(found.grad.images, expected, rtol=1e-5, atol=1e-9)
     assert not np.allclose(expected, plain.grad.images, rtol=1e-2)
+
+
+def test_alike_changes_all_images_by_the_same_numbers():
+    one = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    images = jnp.concatenate([one, one, 2 * one])
+    seen = set()
+    for i in range(20):
+        key = jax.random.key(i)
+        found = augment_alike(images, key, ["flip", "crop", "rotate"])
+        np.testing.assert_array_equal(found[0], found[1])
+        np.testing.assert_allclose(found[2], 2 * found[0], atol=1e-6)  # these three are linear
+        # Another batch with the same key is changed in the same way, whatever its size.
+        np.testing.assert_allclose(augment_alike(one, key, ["flip", "crop", "rotate"])[0], found[0])
+        mirrored = bool(jnp.array_equal(found[0], one[0, :, ::-1]))
+        moved = bool(jnp.isin(found[0], jnp.append(one, 0.0)).all())
+        seen.add("flip" if mirrored else "same or crop" if moved else "rotate")
+    assert seen == {"flip", "same or crop", "rotate"}
+
+
+def test_alike_refuses_what_augment_refuses():
+    gray = jnp.zeros((2, 8, 8, 1))
+    with pytest.raises(ValueError, match="operations holds 'shear', which is not known"):
+        augment_alike(gray, jax.random.key(0), ["shear"])
+    with pytest.raises(ValueError, match="operations holds 'colour', and images have 1 channels"):
+        augment_alike(gray, jax.random.key(0), ["colour"])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import DistilledSet
+from bilevel_distillation._artifacts import check_preprocessed
 from bilevel_distillation._judging._judge import match_classes
-from bilevel_distillation._judging._reevaluate import _check_preprocessed
 from bilevel_distillation.data import ImageData, Preprocessor
 
 SHAPE = (4, 4, 3)
@@ -70,10 +70,10 @@ def test_other_names_are_refused(ours):
 )
 def test_pixels_are_no_preprocessed_images(images, said, tmp_path):
     if said is None:
-        _check_preprocessed(images, tmp_path)
+        check_preprocessed(images, tmp_path)
         return
     with pytest.raises(ValueError, match=f"{said}, and not preprocessed"):
-        _check_preprocessed(images, tmp_path)
+        check_preprocessed(images, tmp_path)
 
 
 def test_a_run_stores_its_whitening_once(tmp_path):

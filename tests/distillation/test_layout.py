@@ -15,7 +15,7 @@ APPLICATION = Path(bilevel_distillation.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 
 BELOW_ARTIFACTS = {"data", "_config", "networks"}
-BELOW_ENGINE = BELOW_ARTIFACTS | {"_running", "_problem", "_output_space", "_artifacts"}
+BELOW_ENGINE = BELOW_ARTIFACTS | {"_running", "_problem", "_output_space", "_methods", "_artifacts"}
 ALLOWED = {
     "networks": set(),
     "data": set(),
@@ -23,9 +23,10 @@ ALLOWED = {
     "_running": {"networks"},
     "_problem": {"_running", "networks"},
     "_output_space": {"_problem", "_running", "networks"},
+    "_methods": {"_output_space", "_problem", "_running", "data", "networks"},
     "_artifacts": BELOW_ARTIFACTS - {"networks"},
     "_engine": BELOW_ENGINE,
-    "_judging": BELOW_ENGINE - {"_output_space"} | {"_engine"},
+    "_judging": BELOW_ENGINE - {"_output_space", "_methods"} | {"_engine"},
     "_page": {"_artifacts"} | BELOW_ARTIFACTS - {"networks"},
     "_app": BELOW_ENGINE | {"_engine", "_judging", "_page"},
 }

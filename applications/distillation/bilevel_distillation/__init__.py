@@ -33,16 +33,27 @@ from ._judging import hold as hold
 from ._judging import judge as judge
 from ._judging import judge_random_subsets as judge_random_subsets
 from ._judging import reevaluate as reevaluate
+from ._methods import BPTT as BPTT
+from ._methods import DC as DC
+from ._methods import DM as DM
+from ._methods import DSA as DSA
+from ._methods import EL2N as EL2N
+from ._methods import KIP as KIP
+from ._methods import METHODS as METHODS
+from ._methods import MTT as MTT
+from ._methods import RFAD as RFAD
+from ._methods import Herding as Herding
+from ._methods import KCenter as KCenter
+from ._methods import Random as Random
+from ._methods import make_method as make_method
 from ._page import report as report
 from ._problem import CIG as CIG
-from ._problem import METHODS as METHODS
 from ._problem import RCIG as RCIG
 from ._problem import RIG as RIG
 from ._problem import VIG as VIG
 from ._problem import AbstractMethod as AbstractMethod
 from ._problem import Coreset as Coreset
 from ._problem import FRePo as FRePo
-from ._problem import make_method as make_method
 from ._running import Reporter as Reporter
 from .data import augment as augment
 
@@ -53,20 +64,31 @@ __all__ = [
     "AttackResults",
     "AttackSettings",
     "AttackedNetwork",
+    "BPTT",
     "CIG",
     "Coreset",
+    "DC",
+    "DM",
+    "DSA",
     "Distillation",
     "DistilledSet",
+    "EL2N",
     "EvaluateConfig",
     "Evaluation",
     "EvaluationConfig",
     "FRePo",
     "Held",
+    "Herding",
     "Interrupted",
+    "KCenter",
+    "KIP",
     "METHODS",
+    "MTT",
     "OverSeeds",
     "RCIG",
+    "RFAD",
     "RIG",
+    "Random",
     "Ranking",
     "Reporter",
     "RunConfig",

@@ -1,6 +1,5 @@
 """A run: a distillation in a folder, which resumes where it stopped."""
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,8 @@ from .._running import Quiet, from_first, in_any, is_first, make_mesh
 from .._running import Reporter as Reporter
 from ..data import PRESETS, check_apart
 from ._finish import finish, missing
+from ._prepare import prepare
+from ._signals import Signals
 
 FLUSH_EVERY = 20
 
@@ -63,7 +64,8 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
     preprocessor, data = from_first(folder.open), load_data(config)
     if preprocessor is not None and preprocessor.image_shape != data.image_shape:
         preprocessor = None  # of other settings or data, which is said below
-    distillation = Distillation(config, data, preprocessor)
+    begun = from_first(folder.read_beginning)
+    distillation = Distillation(config, data, preprocessor, beginning=begun)
 
     def claim() -> tuple[DistilledSet | None, Accuracies | None]:
         folder.check_free()
@@ -78,6 +80,7 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
         from_first(lambda: folder.keep_data(data.fingerprint()))
     if is_first():
         folder.keep_preprocessor(distillation.preprocessor)
+        folder.keep_beginning(distillation.beginning)
     if distilled is not None and results is not None:
         if is_first():
             _complete(folder, distilled, results, reporter)
@@ -104,7 +107,8 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
 
 def _say_of_mirrors(config: RunConfig, distillation: Distillation, reporter: Reporter) -> None:
     in_colour = distillation.data.image_shape[2] == 3
-    if config.flip is None and in_colour and config.dataset not in PRESETS:
+    is_open = config.flip is None and distillation.beginning is None
+    if is_open and in_colour and config.dataset not in PRESETS:
         reporter.say(
             "mirror images are not used, because nothing tells whether these images may be "
             "mirrored: --flip uses them."
@@ -128,11 +132,12 @@ def _distil(
     checkpoints = Checkpoints(folder.checkpoints) if is_first() else None
     try:
         restored = _restore(distillation, checkpoints)
-        if is_judged and (restored is None or restored[0] < distillation.total):
+        if is_judged and (0 if restored is None else restored[0]) < distillation.total:
             raise ValueError(
                 f"{str(folder.distilled)!r} is lost, and no checkpoint of the last iteration is "
                 "left to make it from: restore it, or move results.json away to distil anew."
             )
+        prepare(distillation, folder, reporter)
         if restored is None:
             if checkpoints is not None:
                 folder.begin_anew(keep=checkpoints.lost)
@@ -221,7 +226,7 @@ def _iterate(
     last_saved = time.monotonic()
     first, seconds = distillation.iteration, distillation.seconds
     reporter.begin("distilling", total, distillation.iteration)
-    with _Signals() as signals:
+    with Signals() as signals:
         while distillation.iteration < total:
             metrics = _unless_diverged(distillation.step, pending, folder, reporter)
             iteration = distillation.iteration
@@ -304,33 +309,6 @@ def _keep_snapshot(distillation: Distillation, folder: RunFolder) -> None:
     distilled = distillation.distilled()
     if is_first():
         folder.history.keep(Snapshot.of(distilled, distillation.iteration))
-
-
-class _Signals:
-    """Remembers that Ctrl-C or a termination signal came, or that the terminal was closed, instead
-    of stopping in mid-step.
-    """
-
-    def __init__(self):
-        self.caught = False
-
-    def __enter__(self) -> "_Signals":
-        self._before = {}
-        try:
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # there is no SIGHUP on Windows
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                    self._before[number] = signal.signal(number, self._catch)
-        except ValueError:  # not the main thread: signals are somebody else's
-            pass
-        return self
-
-    def _catch(self, number, frame) -> None:
-        self.caught = True
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def _judge(

@@ -2,6 +2,7 @@
 guarded reader of files. Nothing else opens what is read back.
 """
 
+from ._any_set import read_distilled as read_distilled
 from ._arrays import names_in as names_in
 from ._arrays import read_arrays as read_arrays
 from ._arrays import write_arrays as write_arrays
@@ -21,6 +22,9 @@ from ._export import load_hf as load_hf
 from ._figures import in_words as in_words
 from ._figures import percent as percent
 from ._figures import spread as spread
+from ._fitting import check_fit as check_fit
+from ._fitting import check_preprocessed as check_preprocessed
+from ._fitting import match_classes as match_classes
 from ._folder import RunFolder as RunFolder
 from ._history import Snapshot as Snapshot
 from ._history import choose as choose
@@ -33,6 +37,8 @@ from ._pictures import draw_images as draw_images
 from ._pictures import draw_learning_curve as draw_learning_curve
 from ._pictures import has as has
 from ._pictures import series as series
+from ._prepared import find_prepared as find_prepared
+from ._prepared import keep_prepared as keep_prepared
 from ._reading import Damaged as Damaged
 from ._reading import Unreadable as Unreadable
 from ._reading import finite as finite

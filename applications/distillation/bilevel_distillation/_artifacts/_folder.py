@@ -31,6 +31,8 @@ class RunFolder:
 
     config.json      the settings, complete
     preprocess.npz   what brings images into training space, as fitted at the start
+    begun.npz        the set that the run begins from, where it begins from one
+    prepared.npz     what the method made of the real images once, where it makes anything
     data.json        checksums of the images and labels that the run began with
     metrics.jsonl    one JSON object a line
     checkpoints/     the last two
@@ -51,6 +53,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.preprocess = path / "preprocess.npz"
+        self.begun = path / "begun.npz"
         self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -199,6 +202,14 @@ class RunFolder:
                 f"{str(self.preprocess)!r} was lost, and made again it differs ({str(place)!r}): "
                 "restore it from a copy, or give another --out."
             )
+
+    def keep_beginning(self, begun: DistilledSet | None) -> None:
+        """Keep the set that the run begins from, which need not stay where it was."""
+        if begun is not None and not self.begun.exists():
+            begun.save_npz(self.begun, beside=self.preprocess.name)
+
+    def read_beginning(self) -> DistilledSet | None:
+        return self.sound(self.begun, lambda: DistilledSet.load_npz(self.begun))
 
     def keep_distilled(self, distilled: DistilledSet) -> None:
         """All but the whitening, which may be much larger, and is in preprocess.npz already."""

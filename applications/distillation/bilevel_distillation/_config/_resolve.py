@@ -20,7 +20,7 @@ def resolve(
     images and its number of classes; what a method of its own wants comes before all of them.
     """
     preset = PRESETS.get(config.dataset)
-    filled = {**_by_shape(image_shape), **_RATES[config.solve]}
+    filled = {**_by_shape(image_shape), **_RATES[config.solve], **_USUAL}
     if config.dataset == "digits":
         filled |= _DIGITS
     if preset is not None and config.ipc in preset.iterations:
@@ -41,6 +41,13 @@ def resolve(
     )
     return replace(config, evaluation=evaluation)
 
+
+_USUAL = dict(
+    init="real", norm="none", coreset_optimiser="adabelief", pool_size=30, pool_rate=5e-5,
+    pool_steps=15, most_pool_steps=100, inner_steps=200, inner_rate=1e-3, window=60, networks=8,
+    trajectories=20, start_epochs=20, match_epochs=2,
+)  # fmt: skip
+"""What no data set changes, where a method has no other wish."""
 
 _RATES: dict[Solve, dict[str, float]] = {
     "linear": dict(coreset_rate=3e-2, coreset_decay=0.1),

@@ -13,13 +13,14 @@ from ._types import (
     METHOD_GROUP,
     METHOD_NAMES,
     ByData,
+    ByMethod,
     BySolve,
     Devices,
     Found,
-    Init,
     LinearSolver,
     Method,
     Open,
+    Optimiser,
     Precision,
     Solve,
     Storage,
@@ -34,13 +35,16 @@ class RunConfig:
         dataset: digits, mnist, fashion_mnist, cifar10, or any data set with images and labels: a
             hub name or a local folder.
         ipc: distilled images per class.
-        method: RCIG, one of those that it is built from, one that another package brings, or a
-            class of your own, package.module:Class.
+        method: RCIG or one of those that it is built from (vig, cig, rig, frepo); another system
+            (dm, dc, dsa, kip, rfad, bptt, mtt); chosen real images (random, herding, k-center,
+            el2n); one that another package brings, or a class of your own, package.module:Class.
         out: the run's folder; a run that is there goes on.
         seed: of everything random.
-        init: what distilled images begin as: random real images, noise, or the real images nearest
-            to the centres of each class by k-means in the features of a random network.
-        iterations: meta-iterations.
+        init: what distilled images begin as: real (random real images), noise, kmeans (the real
+            images nearest to the centres of each class by k-means in the features of a random
+            network), or the path of a set made before: a run's folder, an exported one, an .npz.
+            What that set says of its preprocessing and mirror images holds for the run.
+        iterations: meta-iterations; with 0 the set is what it begins as.
         batch_size: real images in each of them.
         width: channels of the first convolution.
         depth: convolutions, each halving the image.
@@ -70,8 +74,10 @@ class RunConfig:
             the highest.
         adam_steps: Adam's steps, in the inner problem and in the adjoint.
         clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
-        coreset_rate: AdaBelief's rate for images and labels; by default 3e-2 where the solve is
-            linear, and the paper's 3e-3 elsewhere.
+        coreset_optimiser: of images and labels: adabelief, adam, or sgd (with momentum 0.5); the
+            temperature always has AdaBelief.
+        coreset_rate: its rate for images and labels; by default the method's own, else 3e-2 where
+            the solve is linear, and the paper's 3e-3 elsewhere.
         coreset_decay: what is left of that rate at the end, after a cosine; by default 0.1 where
             the solve is linear, and 1 (a constant rate) elsewhere.
         temperature_rate: its rate for the logarithm of the temperature.
@@ -80,6 +86,13 @@ class RunConfig:
         pool_rate: Adam's rate in their training.
         pool_steps: training steps a network gets after its use: a random number from 1 to this.
         most_pool_steps: the age at which a network is replaced by a fresh one.
+        inner_steps: of BPTT and MTT: training steps on the distilled images, of BPTT at most.
+        inner_rate: their learning rate; of MTT the first one, which is learned.
+        window: of BPTT: how many of the steps are differentiated.
+        networks: of RFAD: random networks in each meta-iteration.
+        trajectories: of MTT: networks that are trained on the real images, once.
+        start_epochs: of MTT: a stretch of them begins at most so many epochs after the start,
+        match_epochs: and is so many epochs long.
         devices: over how many the data, the distilled images and the pool are split; with several
             processes, all. A run may go on with another number.
         storage: where training images are kept: floats (preprocessed, on the device), bytes (a
@@ -104,13 +117,13 @@ class RunConfig:
     method: Method = "rcig"
     out: Path = Path("runs/digits")
     seed: int = 0
-    init: Init = "real"
+    init: ByMethod[str] = None
     iterations: ByData[int] = None
     batch_size: ByData[int] = None
     width: ByData[int] = None
     depth: ByData[int] = None
     padding: ByData[int] = None
-    norm: NormName = "none"
+    norm: ByMethod[NormName] = None
     ridge_rate: ByData[float] = None
     zca: ByData[bool] = None
     flip: ByData[bool] = None
@@ -127,14 +140,22 @@ class RunConfig:
     precision: Precision = "float32"
     adam_steps: int = 20
     clip_implicit: bool = True
+    coreset_optimiser: ByMethod[Optimiser] = None
     coreset_rate: BySolve[float] = None
     coreset_decay: BySolve[float] = None
     temperature_rate: float = 3e-2
     average_decay: float = 0.99
-    pool_size: int = 30
-    pool_rate: float = 5e-5
-    pool_steps: int = 15
-    most_pool_steps: int = 100
+    pool_size: ByMethod[int] = None
+    pool_rate: ByMethod[float] = None
+    pool_steps: ByMethod[int] = None
+    most_pool_steps: ByMethod[int] = None
+    inner_steps: ByMethod[int] = None
+    inner_rate: ByMethod[float] = None
+    window: ByMethod[int] = None
+    networks: ByMethod[int] = None
+    trajectories: ByMethod[int] = None
+    start_epochs: ByMethod[int] = None
+    match_epochs: ByMethod[int] = None
     devices: Devices = 1
     storage: Storage = "auto"
     microbatch: Open[int] = None
@@ -152,17 +173,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_name("method", self.method, METHOD_NAMES, METHOD_GROUP)
-        for name, known in (("solve", Solve), ("norm", NormName),
+        for name, known in (("solve", Solve), ("norm", NormName), ("coreset_optimiser", Optimiser),
                             ("linear_solver", LinearSolver), ("precision", Precision),
-                            ("storage", Storage), ("init", Init)):  # fmt: skip
-            one_of(name, getattr(self, name), known)
-        for name in ("ipc", "pool_size", "pool_steps", "most_pool_steps", "adam_steps",
-                     "max_cg_steps", "curve_points"):  # fmt: skip
-            at_least_one(name, getattr(self, name))
-        for name in ("iterations", "batch_size", "width", "depth", "microbatch", "resolution",
-                     "n_subset", "samples"):  # fmt: skip
+                            ("storage", Storage)):  # fmt: skip
+            if getattr(self, name) is not None:
+                one_of(name, getattr(self, name), known)
+        for name in ("ipc", "adam_steps", "max_cg_steps", "curve_points", "batch_size", "width",
+                     "depth", "microbatch", "resolution", "n_subset", "samples", "pool_size",
+                     "pool_steps", "most_pool_steps", "inner_steps", "window", "networks",
+                     "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
+        for name in ("iterations", "padding", "start_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value} is negative: give 0 or more.")
         if self.devices != "all":
             at_least_one("devices", self.devices)
         if not 0 <= self.average_decay < 1:
@@ -173,9 +198,7 @@ class RunConfig:
             raise ValueError(
                 f"coreset_decay={self.coreset_decay} is not a share: give above 0 and at most 1."
             )
-        if self.padding is not None and self.padding < 0:
-            raise ValueError(f"padding={self.padding} is negative: give 0 or more.")
         for name in ("ridge_rate", "tolerance", "residual", "coreset_rate", "temperature_rate",
-                     "pool_rate"):  # fmt: skip
+                     "pool_rate", "inner_rate"):  # fmt: skip
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

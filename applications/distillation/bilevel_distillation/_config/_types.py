@@ -7,12 +7,17 @@ import tyro
 
 from ..networks import NETWORKS
 
-METHOD_NAMES = ("vig", "cig", "rig", "rcig", "frepo")
+METHOD_NAMES = (
+    "vig", "cig", "rig", "rcig", "frepo",
+    "dm", "dc", "dsa", "kip", "rfad", "bptt", "mtt",
+    "random", "herding", "k-center", "el2n",
+)  # fmt: skip
 METHOD_GROUP = "bilevel_distillation.methods"
 """The entry points by which another package brings methods."""
 
 Solve = Literal["linear", "adam"]
-Init = Literal["real", "noise", "kmeans"]
+INITS = ("real", "noise", "kmeans")
+Optimiser = Literal["adabelief", "adam", "sgd"]
 LinearSolver = Literal["auto", "cholesky", "cg"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Storage = Literal["auto", "floats", "bytes", "host"]
@@ -32,6 +37,7 @@ T = TypeVar("T")
 Open = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 ByData = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the data set)")]
 Found = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: found by itself)")]
+ByMethod = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the method)")]
 BySolve = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by solve)")]
 AsDistilled = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: as distilled)")]
 ByNetwork = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the network)")]

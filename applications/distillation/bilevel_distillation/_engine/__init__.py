@@ -2,11 +2,11 @@
 
 from ._distillation import Distillation as Distillation
 from ._distillation import Diverged as Diverged
-from ._distillation import load_data as load_data
 from ._estimate import Estimate as Estimate
 from ._estimate import advise as advise
 from ._estimate import estimate as estimate
 from ._gradient import coreset_gradient as coreset_gradient
+from ._inputs import load_data as load_data
 from ._makers import check_judges as check_judges
 from ._makers import check_network as check_network
 from ._makers import judging_maker as judging_maker

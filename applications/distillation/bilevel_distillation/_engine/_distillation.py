@@ -1,6 +1,7 @@
 """A distillation as an object: prepared data, a state, and a step that moves it on."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,29 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._artifacts import DistilledSet, own_version
+from .._artifacts import DistilledSet
 from .._config import RunConfig, resolve
-from .._problem import AbstractMethod, Batch, Rates, find_method
+from .._methods import find_method
+from .._problem import AbstractMethod, Batch, Rates
 from .._running import gather, is_dispatched, make_mesh, spread
-from ..data import ImageData, Preprocessor, check_images_per_class, load, sample
+from ..data import ImageData, Preprocessor
+from ._beginning import beginning_of, with_its_settings
+from ._divergence import Diverged as Diverged
+from ._divergence import diverged, is_sound
 from ._initial import initial_images
-from ._makers import check_judges, check_network, distilling_maker
+from ._inputs import check
+from ._inputs import load_data as load_data
 from ._meta_step import compiled_meta_step, meta_step
-from ._needs import check_room
+from ._once import choose, prepare_once
 from ._pool import MakeNetwork, take, with_statistics
+from ._provenance import made_for, provenance
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
 from ._state import Draws, Metrics, Recipe, State
 from ._training_data import Training, Transform, choose_storage
 
 WATCH_EVERY = 50
-
-MOST = 1e6
-"""Preprocessed images are about 1: beyond this there is nothing left of them."""
-
-
-class Diverged(ValueError):
-    """The numbers of a run are no longer finite, or beyond all measure."""
 
 
 class Distillation:
@@ -61,6 +61,7 @@ class Distillation:
         preprocessor: Preprocessor | None = None,
         make_network: MakeNetwork | None = None,
         method: AbstractMethod | type[AbstractMethod] | None = None,
+        beginning: DistilledSet | None = None,
     ):
         """
         Args:
@@ -70,6 +71,7 @@ class Distillation:
             make_network: a function from a key to a network that distils, in place of the ConvNet
                 of `config`, whose width, depth, padding and norm then do nothing.
             method: a method of your own, or its class, in place of `config.method`.
+            beginning: the set that `config.init` names, where it has been read already.
 
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
@@ -78,11 +80,9 @@ class Distillation:
         self.data = load_data(config) if data is None else data
         own = type(method) if isinstance(method, AbstractMethod) else method
         presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
+        self.beginning = beginning_of(config, self.data, beginning)
+        config = with_its_settings(config, self.beginning)
         self.config = resolve(config, self.data.image_shape, self.data.classes, presets)
-        check(self.config, self.data, make_network)
-        if preprocessor is None:
-            preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
-        self.preprocessor = preprocessor
         self.recipe = make_recipe(
             what_compiles(self.config),
             self.data.image_shape,
@@ -93,15 +93,18 @@ class Distillation:
         )
         if isinstance(method, AbstractMethod):
             self.recipe = replace(self.recipe, method=method)
-        self._is_own = make_network is not None
-        self._method = config.method if own is None else own.__name__
-        images, labels = initial_images(
-            self.config, self.data, self.preprocessor, self.recipe.make_network
-        )
-        state = first_state(
-            self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
-        )
-        self.state = spread(self.mesh, state)
+        check(self.config, self.data, self.recipe.method, make_network)
+        if preprocessor is None and self.beginning is not None:
+            preprocessor = self.beginning.preprocessor
+        if preprocessor is None:
+            preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
+        self.preprocessor = preprocessor
+        self.has_own_network = make_network is not None
+        self.method_name = config.method if own is None else own.__name__
+        self.state = spread(self.mesh, self._first_state())
+        self.prepared: PyTree = None
+        self._is_chosen = False
+        self.preparation_seconds = 0.0
         self.resident = self._keep()
         self._ahead: dict[int, tuple[Training, Draws]] = {}
         self.iteration = 0
@@ -132,8 +135,65 @@ class Distillation:
         """Whether a meta-iteration is compiled whole, as on an accelerator and several devices."""
         return self._step is compiled_meta_step
 
+    def _first_state(self) -> State:
+        begun = self.beginning
+        if begun is not None:
+            images, labels, temperature = begun.images, begun.labels, begun.log_temperature
+        else:
+            images, labels = initial_images(
+                self.config, self.data, self.preprocessor, self.recipe.make_network
+            )
+            temperature = 0.0
+        return first_state(
+            self.recipe, self.config, jnp.asarray(images), labels, self.data.classes, temperature
+        )
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether what the method makes once of the real images is there, if it makes anything."""
+        method = self.recipe.method
+        return (
+            self._is_chosen if not method.takes_steps
+            else method.preparation is None or self.prepared is not None
+        )  # fmt: skip
+
+    def prepare(self, done: Callable[[], None] = lambda: None) -> None:
+        """Let the method do what it does once: choose real images, or make something of all.
+        `step` and `distilled` call it. `done` is called after each of `recipe.method.parts` parts.
+        """
+        if self.is_prepared:
+            return
+        began = time.monotonic()
+        if self.recipe.method.takes_steps:
+            found = prepare_once(self, done)
+            self.give_prepared(found, time.monotonic() - began)
+            return
+        rows = choose(self)
+        images, labels = (
+            self.preprocessor(self.data.train_images[rows]),
+            self.data.train_labels[rows],
+        )
+        state = first_state(
+            self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
+        )
+        self.state, self._is_chosen = spread(self.mesh, state), True
+        self.preparation_seconds = time.monotonic() - began
+
+    def give_prepared(self, prepared: PyTree, seconds: float) -> None:
+        """Take what `prepare` made, here or in a run `made_for` the same, in so many seconds."""
+        self.prepared = spread(self.mesh, jax.tree.map(jnp.asarray, prepared))
+        self.preparation_seconds = seconds
+        if self.resident is not None:
+            self.resident = replace(self.resident, prepared=self.prepared)
+        self._ahead = {}
+
+    def made_for(self) -> dict[str, Any]:
+        """What decides on what `prepare` makes; equal for runs that can share it."""
+        return made_for(self)
+
     def next_arguments(self) -> tuple[tuple[Recipe, Training], State, Draws]:
         """What the next meta-iteration is called with."""
+        self.prepare()
         training, draws = self._get(self.iteration + 1)
         return (self.recipe, training), self.state, draws
 
@@ -157,6 +217,7 @@ class Distillation:
         Raises:
             Diverged: the loss of the last one that is done is not finite.
         """
+        self.prepare()
         began = time.monotonic()
         self._check_loss()
         arguments = self.next_arguments()
@@ -180,24 +241,12 @@ class Distillation:
             Diverged: the loss, images, labels or temperature are not finite, or beyond all measure.
         """
         self._check_loss()
-        if not _is_sound(self.whole_state().coreset):
-            raise self._diverged("its distilled images")
+        if not is_sound(self.whole_state().coreset):
+            raise diverged(self, "its distilled images")
 
     def _check_loss(self) -> None:
         if self._in_flight is not None and not np.isfinite(float(self._in_flight.loss)):
-            raise self._diverged(f"its loss ({float(self._in_flight.loss)})")
-
-    def _diverged(self, what: str) -> Diverged:
-        """The error, with the rates of what diverged."""
-        names = ["coreset_rate"]
-        if not _is_sound(self.whole_state().pool):
-            names.append("pool_rate")
-        rates = " and ".join(f"{name}={getattr(self.config, name):g}" for name in names)
-        flags = " or ".join(f"--{name.replace('_', '-')}" for name in names)
-        return Diverged(
-            f"the run diverged: at iteration {self.iteration} {what} went beyond all measure, at "
-            f"{rates}: give a smaller {flags}, in another --out."
-        )
+            raise diverged(self, f"its loss ({float(self._in_flight.loss)})")
 
     def whole_state(self) -> State:
         """The state on one device; with several processes, each must call."""
@@ -207,6 +256,8 @@ class Distillation:
         """The moving average of the coreset: what is evaluated and released; with several
         processes, each must call.
         """
+        if not self.recipe.method.takes_steps:
+            self.prepare()
         config, coreset = self.config, gather(self.mesh, self.state.averaged)
         return DistilledSet(
             images=np.asarray(coreset.images),
@@ -216,23 +267,8 @@ class Distillation:
             preprocessor=self.preprocessor,
             log_temperature=float(coreset.log_temperature),
             flip=bool(config.flip),
-            provenance={
-                "dataset": self.data.name,  # of a local folder, the last part of its path
-                "method": self._method,
-                "solve": config.solve,
-                "ipc": config.ipc,
-                "seed": config.seed,
-                "iterations": self.iteration,
-                **self._describe_network(),
-                "version": own_version(),
-            },
+            provenance=provenance(self),
         )
-
-    def _describe_network(self) -> dict[str, Any]:
-        if self._is_own:
-            return {"network": type(self.state.pool.networks).__name__}
-        names = ("width", "depth", "padding", "norm")
-        return {"network": "ConvNet"} | {name: getattr(self.config, name) for name in names}
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint must hold beside `state`; JSON-able."""
@@ -277,12 +313,19 @@ class Distillation:
         rows = np.asarray(draws.rows)
         images = jnp.asarray(self.data.train_images[rows])
         labels = jnp.asarray(self.data.train_labels[rows])
-        batch = Training(images, labels, self.data.classes, self._transform)
+        batch = Training(images, labels, self.data.classes, self._transform, self.prepared)
         return spread(self.mesh, batch), replace(draws, rows=jnp.arange(len(rows)))
+
+    def real_batch(self, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Preprocessed training images, and their one-hot labels."""
+        images, labels = self.data.train_images[rows], jnp.asarray(self.data.train_labels[rows])
+        whole = Training(jnp.asarray(self.preprocessor(images)), labels, self.data.classes)
+        return whole.images, jax.nn.one_hot(labels, self.data.classes, dtype=whole.images.dtype)
 
     def _draw(self, iteration: int) -> Draws:
         """The random choices of an iteration: a function of the seed and its number alone."""
         config = self.config
+        assert config.pool_size is not None and config.pool_steps is not None
         rng = np.random.default_rng([config.seed, 1, iteration])
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), iteration)
         size = self.recipe.batch_size
@@ -293,42 +336,3 @@ class Distillation:
             rows=jnp.asarray(rows, jnp.int32),
             key=key,
         )
-
-
-def _is_sound(tree: PyTree) -> bool:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return all(bool(jnp.all(jnp.abs(leaf) < MOST)) for leaf in leaves)  # NaN is not
-
-
-def load_data(config: RunConfig) -> ImageData:
-    """The data set that a config names, or that part of it which the run sees."""
-    data = load(
-        config.dataset,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        resolution=config.resolution,
-    )
-    return data if config.samples is None else sample(data, config.samples, config.seed)
-
-
-def check(config: RunConfig, data: ImageData, make_network: MakeNetwork | None = None) -> None:
-    """Raise where a complete config, or a network of the user's own, does not fit the data."""
-    check_images_per_class(data, config.ipc)
-    if config.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "float64=True needs 64-bit numbers, which jax has switched off: call "
-            "`jax.config.update('jax_enable_x64', True)` at the start of the program."
-        )
-    if config.zca and data.image_shape[2] == 1:
-        raise ValueError(
-            f"zca=True whitens colour images, and {data.name!r} is gray: use --no-zca."
-        )
-    shape, classes = data.image_shape, data.classes
-    if make_network is not None:
-        check_network(make_network, shape, classes)
-        check_room(config, data, make_network)
-        return
-    check_room(config, data, distilling_maker(config, shape, classes))
-    check_judges(config, shape, classes)

@@ -14,7 +14,8 @@ from .._config import RunConfig, resolve
 from .._running import Call, held_by_one, recorded
 from ..data import Preprocessor, whitened_values
 from ..networks import AbstractNetwork
-from ._distillation import Distillation, load_data
+from ._distillation import Distillation
+from ._inputs import load_data
 from ._meta_step import compiled_meta_step
 from ._pool import take
 
@@ -85,7 +86,11 @@ def estimate(config: RunConfig) -> Estimate:
     # It takes as long with the images as they are, and to whiten them may take longer than that.
     plain = Preprocessor.fit(data.train_images, zca=False)
     distillation = Distillation(config, data, plain)
+    if distillation.recipe.method.preparation is not None:
+        distillation.give_prepared(_stand_in(distillation), 0.0)
     resident = _bytes((distillation.state, distillation.resident or ()))
+    if distillation.total == 0:
+        return Estimate(0, 0.0, 0.0, resident, resident)
     network = take(distillation.state.pool, jnp.asarray(0)).network
     expected = 0.0 if distillation.is_one_program else _expected(distillation, network)
     if expected > MOST_EXPECTED:
@@ -154,7 +159,7 @@ def _expected(distillation: Distillation, network: AbstractNetwork) -> float:
     lowered = forward.lower(network, image)
     operations = float(lowered.lowered.cost_analysis()["flops"])
     n = config.ipc * data.classes * (2 if config.flip else 1)
-    training = 3 * (config.pool_steps + 1) / 2
+    training = 3 * ((config.pool_steps or 0) + 1) / 2
     solving = 12 * config.adam_steps if distillation.recipe.has_rates else 4 * data.classes
     batch = min(config.batch_size or 1, len(data.train_images))
     return operations * (5 * batch + n * (20 + solving + training)) / (EFFICIENCY * _speed())
@@ -169,6 +174,14 @@ def _speed() -> float:
         jax.block_until_ready(matrix @ matrix)
         taken.append(time.perf_counter() - began)
     return 2 * 1024**3 / min(taken)
+
+
+def _stand_in(distillation: Distillation) -> PyTree:
+    """Numbers in place of what the method would prepare, which may take long."""
+    network = take(distillation.state.pool, jnp.asarray(0)).network
+    shapes = distillation.recipe.method.prepared_like(network)
+    key = jax.random.key(0)
+    return jax.tree.map(lambda one: 0.1 * jax.random.normal(key, one.shape, one.dtype), shapes)
 
 
 def _step(distillation: Distillation) -> float:

@@ -20,16 +20,16 @@ MOST_CLUSTERED = 1000
 def initial_images(
     config: RunConfig, data: ImageData, preprocessor: Preprocessor, make_network: MakeNetwork
 ) -> tuple[Float[np.ndarray, "n height width channels"], Int[np.ndarray, " n"]]:
-    """Preprocessed images and their classes, class by class: by `config.init` random real images,
-    standard normal noise, or the real images nearest to the centres that k-means finds in each
-    class, in the features of a fresh network.
+    """Preprocessed images and their classes, class by class: by `config.init` random real images
+    (also where it is open), standard normal noise, or the real images nearest to the centres that
+    k-means finds in each class, in the features of a fresh network.
     """
     rng = np.random.default_rng([config.seed, 0])
     if config.init == "noise":
         shape = (data.classes * config.ipc, *data.image_shape)
         labels = np.repeat(np.arange(data.classes), config.ipc)
         return rng.normal(size=shape).astype(np.float32), labels
-    if config.init == "real":
+    if config.init != "kmeans":
         rows = choose_per_class(data.train_labels, data.classes, config.ipc, rng)
     else:
         network = make_network(jax.random.fold_in(jax.random.key(config.seed), 4))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._problem import Batch, Coreset, MetaGradient
 from .._running import compiled, constrain, either, pick, repeat
+from ..networks import AbstractNetwork
 from ._gradient import coreset_gradient, metrics_of
 from ._pool import Member, Pool, make_member, put, take, train_step
 from ._state import Draws, Metrics, Recipe, State
@@ -27,7 +28,10 @@ def meta_step(fixed: tuple[Recipe, Training], state: State, draws: Draws) -> tup
     member = _take(recipe.mesh, state.pool, draws.model)
     images, targets = constrain(recipe.mesh, _batch(training, draws.rows))
     key = _for_rows(draws.key)
-    batch = Batch(images, targets, member.network, state.rates, key, state.carried)
+    batch = Batch(
+        images, targets, member.network, state.rates, key, state.carried, training.prepared,
+        _fresh_networks(recipe, draws.key),
+    )  # fmt: skip
     result = coreset_gradient(recipe, state.coreset, batch)
     coreset, optimiser, averaged, average, metrics = _update(recipe, state, result, targets)
     if recipe.method.trains_pool:
@@ -105,6 +109,17 @@ def _renew(recipe: Recipe, member: Member, key: PRNGKeyArray) -> Member:
 @compiled
 def _fresh(recipe: Recipe, key: PRNGKeyArray) -> Member:
     return make_member(recipe.make_network, recipe.pool_optimiser, key)
+
+
+def _fresh_networks(recipe: Recipe, key: PRNGKeyArray) -> AbstractNetwork | None:
+    """As many as the method asks for, stacked."""
+    return _several(recipe, key) if recipe.method.fresh_networks else None
+
+
+@compiled
+def _several(recipe: Recipe, key: PRNGKeyArray) -> AbstractNetwork:
+    keys = jax.random.split(jax.random.fold_in(key, 2), recipe.method.fresh_networks)
+    return eqx.filter_vmap(lambda one: eqx.nn.inference_mode(recipe.make_network(one)))(keys)
 
 
 @eqx.filter_jit(donate="all-except-first")

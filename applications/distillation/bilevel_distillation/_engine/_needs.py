@@ -5,12 +5,18 @@ import jax
 import jax.numpy as jnp
 
 from .._config import RunConfig
+from .._problem import AbstractMethod
 from .._running import held_by_one, on_cpu
 from ..data import ImageData, in_gigabytes, memory_of_machine, whitened_values
 from ._pool import MakeNetwork
 
 
-def check_room(config: RunConfig, data: ImageData, make_network: MakeNetwork) -> None:
+def check_room(
+    config: RunConfig,
+    data: ImageData,
+    make_network: MakeNetwork,
+    method: AbstractMethod | None = None,
+) -> None:
     """Raise where a complete config asks for more memory than there is; the sentence names the
     setting that most of it goes to.
 
@@ -33,14 +39,17 @@ def check_room(config: RunConfig, data: ImageData, make_network: MakeNetwork) ->
         + data.train_images.nbytes + 5 * data.test_images.nbytes,
         "batch_size": 4 * values * batch,
         "ipc": 6 * 4 * values * config.ipc * data.classes,
-        "pool_size": 3 * parameters * config.pool_size,
+        "pool_size": 3 * parameters * (config.pool_size or 1),
         "zca": 6 * 8 * matrix,
     }  # fmt: skip
+    if method is not None and method.preparation:
+        shapes = jax.tree.leaves(method.prepared_like(network))
+        needs[next(iter(method.preparation))] = sum(s.size * s.dtype.itemsize for s in shapes)
     needed, there = sum(needs.values()), memory_of_machine()
     if needed <= there:
         return
     most = max(needs, key=lambda name: needs[name])
-    if most == "pool_size" and config.pool_size <= 30:
+    if most == "pool_size" and (config.pool_size or 0) <= 30:
         most = "width"
     given = {"resolution": f"images of {data.image_shape[0]} x {data.image_shape[1]} pixels"}
     remedy = "use --no-zca" if most == "zca" else f"give a smaller --{most.replace('_', '-')}"

@@ -1,7 +1,8 @@
 """From settings to what a meta-iteration is made of."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._config import EvaluationConfig, RunConfig
+from .._config import EvaluationConfig, Optimiser, RunConfig
+from .._methods import find_method, from_settings
 from .._output_space import Linear
 from .._problem import (
     AbstractLinearized,
@@ -21,8 +23,6 @@ from .._problem import (
     LinearAdjoint,
     Rates,
     centred_one_hot,
-    find_method,
-    from_settings,
 )
 from .._running import is_dispatched, make_mesh
 from ._makers import distilling_maker
@@ -51,7 +51,15 @@ def _rate(config: RunConfig) -> float | optax.Schedule:
     if config.coreset_decay == 1:
         return config.coreset_rate
     assert config.iterations is not None
-    return optax.cosine_decay_schedule(config.coreset_rate, config.iterations, config.coreset_decay)
+    steps = max(1, config.iterations)
+    return optax.cosine_decay_schedule(config.coreset_rate, steps, config.coreset_decay)
+
+
+_OPTIMISERS: dict[Optimiser, Callable[..., optax.GradientTransformation]] = {
+    "adabelief": optax.adabelief,
+    "adam": optax.adam,
+    "sgd": partial(optax.sgd, momentum=0.5),
+}
 
 
 @cache
@@ -69,12 +77,14 @@ def make_recipe(
     `make_network` and `method`, if given, take the place of the config's own.
     """
     assert config.ridge_rate is not None and config.batch_size is not None
+    assert config.coreset_optimiser is not None and config.pool_rate is not None
+    assert config.most_pool_steps is not None
     mesh = make_mesh(config.devices)
     # Parts of a few rows would leave most devices idle.
     in_caches = is_dispatched(mesh)
     optimiser = optax.partition(
         {
-            "coreset": optax.adabelief(_rate(config)),
+            "coreset": _OPTIMISERS[config.coreset_optimiser](_rate(config)),
             "temperature": optax.adabelief(config.temperature_rate),
         },
         _rate_names,
@@ -122,16 +132,21 @@ def first_state(
     recipe: Recipe,
     config: RunConfig,
     images: Float[Array, "n height width channels"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n classes"],
     classes: int,
+    log_temperature: float = 0.0,
 ) -> State:
-    """The state before the first meta-iteration: these images and classes, fresh networks."""
+    """The state before the first meta-iteration: these images, with these classes or labels, and
+    fresh networks.
+    """
+    soft = labels if labels.ndim == 2 else centred_one_hot(labels, classes)
     coreset = Coreset(
         images,
-        jnp.asarray(centred_one_hot(labels, classes)),
-        jnp.zeros((), images.dtype),
+        jnp.asarray(soft),
+        jnp.asarray(log_temperature, images.dtype),
         bool(config.flip),
     )
+    assert config.pool_size is not None
     pool_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     return State(
         coreset=coreset,

@@ -1,10 +1,12 @@
 """The real images: where they are kept, and how a meta-iteration gets its batch of them."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from .._config import Storage
 from ..data import Preprocessor, memory_of_machine
@@ -57,12 +59,14 @@ class Training(eqx.Module):
         labels: shape (n,).
         classes: their number.
         transform: what preprocesses bytes; None where the images are.
+        prepared: what the method has made of all of them, if anything.
     """
 
     images: Images | Bytes
     labels: Int[Array, " n"]
     classes: int = eqx.field(static=True)
     transform: Transform | None = None
+    prepared: PyTree[Any] = None
 
     def batch(self, rows: Int[Array, " batch"]) -> tuple[Images, Float[Array, "batch classes"]]:
         """Preprocessed images, and one-hot labels."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._artifacts import DistilledSet
+from .._artifacts import match_classes as match_classes
 from .._config import RunConfig
 from .._engine import MakeNetwork, check_network, judging_maker
 from .._problem import Coreset, centred_one_hot, choose_per_class
@@ -27,44 +28,6 @@ class Held(eqx.Module):
 def hold(data: ImageData, preprocessor: Preprocessor) -> Held:
     """Preprocess the held-out images."""
     return Held(jnp.asarray(preprocessor(data.test_images)), jnp.asarray(data.test_labels))
-
-
-def match_classes(
-    distilled: DistilledSet, data: ImageData, say: Callable[[str], None] = lambda message: None
-) -> DistilledSet:
-    """The distilled set with its classes in the order of the data's, matched by their names.
-
-    Where one side has numbers in place of names, they are matched by number, which is said.
-
-    Raises:
-        ValueError: the names differ.
-    """
-    ours, theirs = distilled.class_names, data.class_names
-    if ours == theirs:
-        return distilled
-    if len(ours) == len(theirs) == len(set(ours)) and set(ours) == set(theirs):
-        order = np.array([ours.index(name) for name in theirs])
-        return replace(
-            distilled,
-            labels=distilled.labels[:, order],
-            classes=np.argsort(order)[distilled.classes].astype(np.int32),
-            class_names=theirs,
-        )
-    if len(ours) == len(theirs) and tuple(map(str, range(len(ours)))) in (ours, theirs):
-        side = "the distilled set" if ours[0] == "0" else f"dataset={data.name!r}"
-        say(f"{side} has numbers in place of names of classes: they are matched by number.")
-        return replace(distilled, class_names=theirs)
-    odd = [name for name in (*ours, *theirs) if (ours.count(name), theirs.count(name)) != (1, 1)]
-    raise ValueError(
-        f"the distilled set has the classes {_some(ours)}, but dataset={data.name!r} has "
-        f"{_some(theirs)}, which do not match at {odd[0]!r}: name the data set that it was "
-        "distilled from."
-    )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
 
 
 def judge(

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .._artifacts import Accuracies, DistilledSet, NoPreprocessor, RunFolder, load_hf
+from .._artifacts import (
+    Accuracies,
+    DistilledSet,
+    NoPreprocessor,
+    RunFolder,
+    check_fit,
+    check_preprocessed,
+    load_hf,
+)
 from .._config import EvaluateConfig, EvaluationConfig, RunConfig, resolve
 from .._engine import check_judges, load_data
 from .._running import Reporter
@@ -54,7 +62,7 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> list[
         distilled = _read_foreign(asked, data)
     elif asked.flip is not None:
         distilled = replace(distilled, flip=asked.flip)
-    _check_fit(distilled, data)
+    check_fit(distilled, data)
     distilled = match_classes(distilled, data, reporter.say)
     configs = _configs(asked, config, distilled, data)
     held = hold(data, distilled.preprocessor)
@@ -218,34 +226,8 @@ def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
     # Quickly, to see that it fits, before ZCA, which takes its time.
     plain = Preprocessor.fit(data.train_images, zca=False)
     distilled = DistilledSet.load_npz(asked.path, preprocessor=plain, flip=asked.flip)
-    _check_fit(distilled, data)
-    _check_preprocessed(distilled.images, asked.path)
+    check_fit(distilled, data)
+    check_preprocessed(distilled.images, asked.path)
     whiten = data.image_shape[2] == 3 if asked.zca is None else asked.zca
     fitted = Preprocessor.fit(data.train_images, zca=True) if whiten else plain
     return replace(distilled, preprocessor=fitted)
-
-
-def _check_preprocessed(images: np.ndarray, path: Path) -> None:
-    """Raise where images are plain pixels; preprocessed ones lie on both sides of zero."""
-    if images.min() < 0:
-        return
-    if images.max() <= 1:
-        held = "pixels from 0 to 1"
-    elif images.max() <= 255 and (np.rint(images) == images).all():
-        held = "pixels from 0 to 255"
-    else:
-        return
-    raise ValueError(
-        f"images of {str(path)!r} are {held}, and not preprocessed: standardise them, as "
-        "bilevel_distillation.data.Preprocessor does, and store those."
-    )
-
-
-def _check_fit(distilled: DistilledSet, data: ImageData) -> None:
-    shape, classes = distilled.images.shape[1:], distilled.labels.shape[1]
-    if shape != data.image_shape or classes != data.classes:
-        raise ValueError(
-            f"the distilled set has images of shape {shape} and {classes} classes, but "
-            f"dataset={data.name!r} has {data.image_shape} and {data.classes}: name the data set "
-            "that it was distilled from."
-        )

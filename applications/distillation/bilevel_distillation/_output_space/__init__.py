@@ -20,3 +20,4 @@ from ._linear import linear_gradient as linear_gradient
 from ._system import MOST_FACTORISED as MOST_FACTORISED
 from ._system import LinearSolver as LinearSolver
 from ._system import System as System
+from ._tangent import tangent_kernel as tangent_kernel

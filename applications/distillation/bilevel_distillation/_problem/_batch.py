@@ -25,6 +25,8 @@ class Batch(eqx.Module):
         rates: Adam's, where Adam solves.
         key: for whatever else is random; None: nothing is.
         carried: what the method gave to be carried over from the step before.
+        prepared: what the method made of the real images before the first step.
+        fresh: as many fresh networks as the method asked for, stacked; None: it asked for none.
     """
 
     images: Float[Array, "batch height width channels"]
@@ -33,3 +35,5 @@ class Batch(eqx.Module):
     rates: Rates | None = None
     key: PRNGKeyArray | None = None
     carried: PyTree[Any] = None
+    prepared: PyTree[Any] = None
+    fresh: AbstractNetwork | None = None

@@ -10,6 +10,11 @@ def squared_error(predictions: Float[Array, "n c"], targets: Float[Array, "n c"]
     return 0.5 * jnp.mean(jnp.sum((predictions - targets) ** 2, axis=1))
 
 
+def cross_entropy(outputs: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Scalar:
+    """Of the softmax of outputs, for targets that are one-hot; mean over samples."""
+    return jnp.mean(optax.losses.softmax_cross_entropy(outputs, targets))
+
+
 def platt_loss(
     predictions: Float[Array, "n c"], targets: Float[Array, "n c"], log_temperature: Scalar
 ) -> Scalar:
@@ -17,8 +22,7 @@ def platt_loss(
 
     Source: RCIG, section 3.3 (Platt scaling with a learned temperature).
     """
-    logits = predictions * jnp.exp(log_temperature)
-    return jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
+    return cross_entropy(predictions * jnp.exp(log_temperature), targets)
 
 
 def label_margin(labels: Float[Array, "n c"]) -> Scalar:

@@ -1,17 +1,20 @@
 """What a method is."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
 
+from ..networks import AbstractNetwork
 from ._batch import Batch
 from ._coreset import Coreset
 from ._gradient import MetaGradient
 from ._losses import squared_error
+from ._real import Real, Rows
 
 OneHot = Float[Array, "n classes"]
 
@@ -33,6 +36,9 @@ class AbstractMethod(eqx.Module):
     all, what it carries from step to step, and the settings that it wants.
     """
 
+    takes_steps: ClassVar[bool] = True
+    """Whether there is anything to iterate: a method that chooses real images takes no steps."""
+
     trains_pool: ClassVar[bool] = True
     """Whether networks of the pool are trained on the coreset after their use; if not, each is
     replaced by a fresh one."""
@@ -42,9 +48,46 @@ class AbstractMethod(eqx.Module):
         """Whether Adam's rates are to be found before the first step, and watched."""
         return False
 
+    @property
+    def fresh_networks(self) -> int:
+        """How many fresh networks each batch has, beside the one of the pool."""
+        return 0
+
+    @property
+    def preparation(self) -> Mapping[str, Any] | None:
+        """What `prepare` depends on beside data and network, as values that JSON knows, first the
+        setting that it grows with; None: there is nothing to prepare.
+        """
+        return None
+
     @abc.abstractmethod
     def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         """The derivative of what the method minimises with respect to the coreset."""
+
+    def choose(self, real: Real, ipc: int, key: PRNGKeyArray) -> Rows | None:
+        """Which real images the set begins as, `ipc` of each class, class by class; None: as the
+        settings of the run have it.
+        """
+        return None
+
+    def prepare(
+        self, real: Real, key: PRNGKeyArray, done: Callable[[], None] = lambda: None
+    ) -> PyTree[Array]:
+        """What the method makes of the real images once, before the first step: arrays, which every
+        batch has as `prepared`. They are kept in the run's folder and serve other runs of the same
+        data, network and `preparation`, for which the key is the same. `done` is called after each
+        of `self.parts` parts.
+        """
+        raise NotImplementedError
+
+    def prepared_like(self, network: AbstractNetwork) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of what `prepare` gives, for networks like this one."""
+        return None
+
+    @property
+    def parts(self) -> int:
+        """In how many parts `prepare` is done."""
+        return 1
 
     def begin(self, coreset: Coreset) -> PyTree[Any]:
         """What the first batch carries: arrays of the method's own, or None."""

@@ -1,6 +1,7 @@
 """Image data sets: loading them, checking them, and bringing them into training space."""
 
 from ._augmentation import augment as augment
+from ._augmentation import augment_alike as augment_alike
 from ._images import ImageData as ImageData
 from ._images import check_images_per_class as check_images_per_class
 from ._listing import check_apart as check_apart

@@ -115,9 +115,37 @@ def augment(images: Images, key: PRNGKeyArray, operations: Sequence[str] | None 
     Raises:
         ValueError: an unknown operation; colour for images without three channels.
     """
+    for i, name in enumerate(_names(images, operations)):
+        images = OPERATIONS[name](images, jax.random.fold_in(key, i))
+    return images
+
+
+def augment_alike(
+    images: Images, key: PRNGKeyArray, operations: Sequence[str] | None = None
+) -> Images:
+    """Images all changed by the same random numbers, by one operation that is drawn: the siamese
+    augmentation of DSA (Zhao and Bilen, 2021, section 3.2). With the same key real and distilled
+    images are changed alike.
+
+    Arguments and errors as of `augment`.
+    """
+    names = _names(images, operations)
+    one, other = jax.random.split(key)
+
+    def changed(name: str) -> Callable[[Images], Images]:
+        # Each image is one of its own, and so all draw the same numbers.
+        return jax.vmap(lambda image: OPERATIONS[name](image[None], other)[0])
+
+    if len(names) == 1:
+        return changed(names[0])(images)
+    drawn = jax.random.randint(one, (), 0, len(names))
+    return jax.lax.switch(drawn, [changed(name) for name in names], images)
+
+
+def _names(images: Images, operations: Sequence[str] | None) -> Sequence[str]:
     coloured = images.shape[3] == 3
     if operations is None:
-        operations = [name for name in OPERATIONS if coloured or name not in OF_COLOUR]
+        return [name for name in OPERATIONS if coloured or name not in OF_COLOUR]
     for name in operations:
         if name not in OPERATIONS:
             raise ValueError(
@@ -129,9 +157,7 @@ def augment(images: Images, key: PRNGKeyArray, operations: Sequence[str] | None 
             f"operations holds 'colour', and images have {images.shape[3]} channels, not 3: leave "
             "it out."
         )
-    for i, name in enumerate(operations):
-        images = OPERATIONS[name](images, jax.random.fold_in(key, i))
-    return images
+    return operations
 
 
 def _each(values: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1 1"]:

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from .._problem import CIG, RCIG, RIG, VIG, AbstractMethod, AbstractSolver, Adam, FRePo
 from ..networks import find
-from ._cig import CIG
-from ._frepo import FRePo
-from ._method import AbstractMethod
-from ._rcig import RCIG
-from ._rig import RIG
-from ._solving import AbstractSolver, Adam
-from ._vig import VIG
+from ._bptt import BPTT
+from ._chosen import EL2N, Herding, KCenter, Random
+from ._dc import DC, DSA
+from ._dm import DM
+from ._kip import KIP
+from ._mtt import MTT
+from ._rfad import RFAD
 
 METHODS: dict[str, type[AbstractMethod]] = {
     "vig": VIG,
@@ -20,6 +21,17 @@ METHODS: dict[str, type[AbstractMethod]] = {
     "rig": RIG,
     "rcig": RCIG,
     "frepo": FRePo,
+    "dm": DM,
+    "dc": DC,
+    "dsa": DSA,
+    "kip": KIP,
+    "rfad": RFAD,
+    "bptt": BPTT,
+    "mtt": MTT,
+    "random": Random,
+    "herding": Herding,
+    "k-center": KCenter,
+    "el2n": EL2N,
 }
 
 GROUP = "bilevel_distillation.methods"

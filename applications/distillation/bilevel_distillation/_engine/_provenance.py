@@ -1,0 +1,56 @@
+"""How a set was made, in words that JSON knows, and what tells that two runs can share work."""
+
+from typing import TYPE_CHECKING, Any
+
+from .._artifacts import own_version, sha256_of
+
+if TYPE_CHECKING:
+    from ._distillation import Distillation
+
+
+def provenance(distillation: "Distillation") -> dict[str, Any]:
+    """How the set that a distillation has by now was made. `seconds` are those of all that it took,
+    what the set before it took included, of which `begun_from` tells.
+    """
+    config, begun = distillation.config, distillation.beginning
+    seconds = distillation.seconds + distillation.preparation_seconds
+    chain: dict[str, Any] = {}
+    if begun is not None:
+        chain = {"begun_from": begun.provenance}
+        before = begun.provenance.get("seconds", 0.0)
+        seconds += before if isinstance(before, int | float) else 0.0
+    return {
+        "dataset": distillation.data.name,  # of a local folder, the last part of its path
+        "method": distillation.method_name,
+        "solve": config.solve,
+        "ipc": config.ipc,
+        "seed": config.seed,
+        "iterations": distillation.iteration,
+        "seconds": round(seconds, 1),
+        **network_of(distillation),
+        "version": own_version(),
+        **chain,
+    }
+
+
+def network_of(distillation: "Distillation") -> dict[str, Any]:
+    """The network that distils."""
+    if distillation.has_own_network:
+        return {"network": type(distillation.state.pool.networks).__name__}
+    names = ("width", "depth", "padding", "norm")
+    sizes = {name: getattr(distillation.config, name) for name in names}
+    return {"network": "ConvNet"} | sizes
+
+
+def made_for(distillation: "Distillation") -> dict[str, Any]:
+    """What decides on what a method prepares."""
+    fitted = distillation.preprocessor.to_arrays()
+    content = b"".join(fitted[name].tobytes() for name in sorted(fitted))
+    return {
+        "data": distillation.data.fingerprint()["training images"],
+        "preprocessing": sha256_of(content),
+        "method": distillation.method_name,
+        "smooth": distillation.config.smooth,
+        **network_of(distillation),
+        **(distillation.recipe.method.preparation or {}),
+    }

@@ -1,0 +1,83 @@
+"""Trajectories: the parameters of networks in training on the real images."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._problem import AbstractMethod, Real
+from ..networks import AbstractNetwork, is_parameter
+from ._training import Learner
+
+Trajectories = Float[Array, "trajectories epochs parameters"]
+
+SIZE = 256
+_sgd = optax.sgd(1e-2)
+
+
+class AbstractExperts(AbstractMethod):
+    """A method that is prepared by such trajectories.
+
+    Attributes:
+        trajectories: how many.
+        start_epochs: a stretch of them begins at most so many epochs after their start,
+        match_epochs: and is so many epochs long.
+    """
+
+    trajectories: int = eqx.field(default=20, static=True)
+    start_epochs: int = eqx.field(default=20, static=True)
+    match_epochs: int = eqx.field(default=2, static=True)
+
+    @property
+    def epochs(self) -> int:
+        """Of each network's training."""
+        return self.start_epochs + self.match_epochs
+
+    @property
+    def preparation(self):
+        return {"trajectories": self.trajectories, "epochs": self.epochs}
+
+    @property
+    def parts(self):
+        return self.trajectories
+
+    def prepare(self, real, key, done=lambda: None):
+        return train_experts(real, self.trajectories, self.epochs, key, done)
+
+    def prepared_like(self, network):
+        flat = eqx.filter_eval_shape(_vector, network)
+        shape = (self.trajectories, self.epochs + 1, *flat.shape)
+        return jax.ShapeDtypeStruct(shape, flat.dtype)
+
+
+def train_experts(
+    real: Real, count: int, epochs: int, key: PRNGKeyArray, done: Callable[[], None]
+) -> Trajectories:
+    """The parameters of `count` fresh networks at their beginning and after each epoch on the real
+    images, by gradient descent at 0.01 in augmented batches of 256; `done` is called after each.
+    """
+    found = []
+    for i in range(count):
+        own, rng = jax.random.fold_in(key, i), np.random.default_rng(i)
+        learner = Learner.make(real, _sgd, own)
+        kept = [_flat(learner)]
+        for epoch in range(epochs):
+            changing = jax.random.fold_in(own, epoch + 1)
+            learner = learner.epoch(_sgd, real, SIZE, rng, changing)
+            kept.append(_flat(learner))
+        found.append(np.stack(kept))
+        done()
+    return jnp.asarray(np.stack(found))
+
+
+def _vector(network: AbstractNetwork) -> Float[Array, " parameters"]:
+    return ravel_pytree(eqx.filter(network, is_parameter(network)))[0]
+
+
+def _flat(learner: Learner) -> np.ndarray:
+    return np.asarray(_vector(learner.network))
