@@ -33,8 +33,14 @@ format: $(VENV)/.lint ## mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.types ## check types
+types: $(VENV)/.types ## check types, and that every public name has one
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	@for package in bilevel bilevel_distillation; do \
+	  PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=.:applications/distillation \
+	    $(BIN)/pyright --ignoreexternal --verifytypes $$package \
+	    >$(VENV)/types.txt || { grep -B 1 -A 1 error $(VENV)/types.txt; exit 1; }; \
+	  printf '%s: ' $$package && grep score $(VENV)/types.txt; \
+	done
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

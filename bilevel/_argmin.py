@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
 from ._implicit import attach, moving
@@ -12,6 +12,7 @@ from ._inner import InnerLoss, as_arrays, check_callable, strongly_typed
 from ._point import primal
 from ._result import Throw, act_on, check_throw
 from ._tree import split_key
+from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems import FixedPoint, Root
@@ -21,9 +22,9 @@ from .solvers._base import as_solver
 
 
 def argmin(
-    inner: Callable,
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,
@@ -111,9 +112,9 @@ def argmin(
 
 
 def root(
-    F: Callable,
+    F: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,
@@ -166,9 +167,9 @@ def root(
 
 
 def fixed_point(
-    f: Callable,
+    f: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._hypergradient import hypergradient
 from ._inner import InnerLoss, as_arrays
@@ -19,10 +20,12 @@ from ._record import Hypergradient
 from ._result import Result
 from ._settle import judge_for, settle, smallest_eigenvalue
 from ._tree import coarsest, dtypes_of, norm
+from ._types import PyTree
 from ._unrolled import unrolled_grad
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import begin, inverse_for, rejoin
+from .problems._condition import AbstractCondition
 from .solvers import AbstractSolver, GradientDescent, Steps
 from .solvers._base import as_solver, find
 
@@ -115,10 +118,10 @@ class HypergradientCheck:
 
 
 def check_hypergradient(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
@@ -172,8 +175,8 @@ def check_hypergradient(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
     ) -> HypergradientCheck:
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
@@ -251,10 +254,12 @@ class _Stay(AbstractSolver):
     solver: AbstractSolver
     theta: PyTree
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         return self.solver.condition(loss)
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         return Steps(self.theta, jnp.asarray(0), jnp.zeros((0,)), Result.not_judged)
 
 

@@ -1,12 +1,13 @@
 """The hypergradient: the derivative of an outer loss at the solution of an inner problem."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import eval_jaxpr
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
 from ._implicit import attach, invert, moving, warn_of_unused_psi
@@ -23,6 +24,7 @@ from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
 from ._tree import negative, split_key
+from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import begin, inverse_for
@@ -32,10 +34,10 @@ from .solvers._base import as_solver, completed, find, record
 
 
 def hypergradient(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
@@ -98,8 +100,8 @@ def hypergradient(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Hypergradient:
@@ -139,9 +141,9 @@ def hypergradient(
 class _Problem(eqx.Module):
     """The outer loss, and what it takes beside theta and psi."""
 
-    outer: Callable
+    outer: Callable[..., Any]
     has_aux: bool = eqx.field(static=True)
-    args: tuple
+    args: tuple[Any, ...]
     theta_static: PyTree
 
     def value_and_aux(self, theta, psi):

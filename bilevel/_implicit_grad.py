@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._hypergradient import hypergradient
 from ._result import Throw
+from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .solvers import AbstractSolver
 
 
 def implicit_value_and_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
@@ -69,8 +70,8 @@ def implicit_value_and_grad(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> tuple[Any, PyTree]:
@@ -84,10 +85,10 @@ def implicit_value_and_grad(
 
 
 def implicit_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
@@ -138,8 +139,8 @@ def implicit_grad(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Any:

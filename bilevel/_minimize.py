@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
 
 from ._hypergradient import hypergradient
 from ._inner import as_arrays
 from ._outer import Outer
 from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
+from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import inverse_for
@@ -21,14 +21,14 @@ from .solvers._base import as_solver
 
 
 def minimize(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     psi0: PyTree,
     theta0: PyTree,
     *,
-    outer_args: tuple = (),
-    inner_args: tuple = (),
-    solver: AbstractSolver | Callable | None = None,
+    outer_args: tuple[Any, ...] = (),
+    inner_args: tuple[Any, ...] = (),
+    solver: AbstractSolver | Callable[..., Any] | None = None,
     inverse_hvp: AbstractInverseHVP | None = None,
     tol: float | None = None,
     max_steps: int = 200,

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Scalar
 
 from ._result import Result
 from ._tree import norm
+from ._types import PyTree
 from .inverse_hvp import Adjoint
 from .solvers import InnerRecord
 

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
 from ._result import Result, Throw, act_on, check_throw
 from ._tree import norm, split_key
+from ._types import PyTree
 from .solvers import GradientDescent
 from .solvers._gradient_descent import Descent
 
 
 def unrolled_value_and_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
     solver: GradientDescent,
     truncate: int | None = None,
@@ -38,8 +39,8 @@ def unrolled_value_and_grad(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
     ) -> tuple[Any, PyTree]:
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
@@ -59,8 +60,8 @@ def unrolled_value_and_grad(
 
 
 def unrolled_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
     solver: GradientDescent,
     truncate: int | None = None,

@@ -1,4 +1,4 @@
-"""What the sources do not spell out, for the reference: the constructor that a module's fields make.
+"""What the sources do not spell out, for the reference: the constructor that fields make.
 
 Equinox writes the `__init__` of a module from its fields, those of its bases first. griffe, which
 reads the sources for the site, does not know of it; nor does a class's page have the attributes

@@ -4,11 +4,12 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import split_key, vdot
+from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
@@ -46,14 +47,14 @@ class CG(AbstractInverseHVP):
     max_steps: int = eqx.field(default=256, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
     truncated: bool = eqx.field(default=False, static=True)
-    preconditioner: Callable | AbstractPreconditioner | None = None
+    preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
     verify: bool | Bool[Array, ""] = True
 
     @property
-    def symmetric_only(self):
+    def symmetric_only(self) -> bool:
         return True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
@@ -61,16 +62,22 @@ class CG(AbstractInverseHVP):
             raise ValueError(f"rtol={self.rtol} is negative: give a relative residual, e.g. 1e-6.")
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return self.loop != "dispatch"
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         return None if self.truncated else self._rtol(g)
 
     def _rtol(self, g, hvp=None):
         return default_rtol(g, hvp) if self.rtol is None else self.rtol
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
         system = _System(hvp, g, precondition, self._rtol(g, hvp), v0 is not None)
         products = self.max_steps + (2 if system.warm else 1)
@@ -133,7 +140,7 @@ class _System(eqx.Module):
 
     hvp: Callable[..., PyTree[Array]]
     g: PyTree[Array]
-    precondition: Callable | None
+    precondition: Callable[..., Any] | None
     rtol: float | Scalar
     warm: bool = eqx.field(static=True)
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._artifacts import DistilledSet, own_version
@@ -74,16 +75,16 @@ class Distillation:
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
         """
-        self.mesh = make_mesh(config.devices)
-        self.data = load_data(config) if data is None else data
+        self.mesh: Mesh | None = make_mesh(config.devices)
+        self.data: ImageData = load_data(config) if data is None else data
         own = type(method) if isinstance(method, AbstractMethod) else method
         presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
-        self.config = resolve(config, self.data.image_shape, self.data.classes, presets)
+        self.config: RunConfig = resolve(config, self.data.image_shape, self.data.classes, presets)
         check(self.config, self.data, make_network)
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
-        self.preprocessor = preprocessor
-        self.recipe = make_recipe(
+        self.preprocessor: Preprocessor = preprocessor
+        self.recipe: Recipe = make_recipe(
             what_compiles(self.config),
             self.data.image_shape,
             self.data.classes,
@@ -101,11 +102,11 @@ class Distillation:
         state = first_state(
             self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
         )
-        self.state = spread(self.mesh, state)
-        self.resident = self._keep()
+        self.state: State = spread(self.mesh, state)
+        self.resident: Training | None = self._keep()
         self._ahead: dict[int, tuple[Training, Draws]] = {}
-        self.iteration = 0
-        self.seconds = 0.0
+        self.iteration: int = 0
+        self.seconds: float = 0.0
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
         self._step = meta_step if is_dispatched(self.mesh) else compiled_meta_step

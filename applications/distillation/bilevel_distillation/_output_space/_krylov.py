@@ -1,5 +1,7 @@
 """Conjugate gradients, preconditioned with R, which can go on in the space of an earlier solve."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -75,7 +77,7 @@ class Solution(eqx.Module):
     error: Scalar
     result: Result
     searched: Searched | None
-    pulled: Tangent | None
+    pulled: Any  # a `Tangent` or None
 
 
 class _State(eqx.Module):
@@ -96,7 +98,7 @@ class _State(eqx.Module):
     scale: Scalar
     done: Bool[Array, ""]
     searched: Searched
-    pulled: Tangent | None
+    pulled: Any  # a `Tangent` or None
 
 
 def conjugate_gradients(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, Scalar
 
 from ._batch import Batch
 from ._coreset import Coreset
@@ -46,7 +46,7 @@ class AbstractMethod(eqx.Module):
     def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         """The derivative of what the method minimises with respect to the coreset."""
 
-    def begin(self, coreset: Coreset) -> PyTree[Any]:
+    def begin(self, coreset: Coreset) -> Any:
         """What the first batch carries: arrays of the method's own, or None."""
         return None
 
