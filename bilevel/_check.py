@@ -22,6 +22,7 @@ from ._settle import judge_for, settle, smallest_eigenvalue
 from ._tree import coarsest, dtypes_of, norm
 from ._types import PyTree
 from ._unrolled import unrolled_grad
+from .functions import CheckFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import begin, inverse_for, rejoin
@@ -128,7 +129,7 @@ def check_hypergradient(
     directions: int = 3,
     step: float | None = None,
     rtol: float | None = None,
-) -> Callable[..., HypergradientCheck]:
+) -> CheckFn:
     """A function that checks a hypergradient against the problem solved again next to psi.
 
     Along each direction d it compares `<grad, d>` with the central difference of the outer loss,
@@ -140,16 +141,21 @@ def check_hypergradient(
     test, best in float64; not under `jit`.
 
     Args:
-        outer: as in `hypergradient`, as are `inner`, `solver`, `inverse_hvp`, `has_aux` and
-            `inner_has_aux`.
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`.
+        solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
+        has_aux: whether `outer` returns `(scalar, aux)`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`.
         directions: how many random directions, beside that of the hypergradient itself; no more
             than psi has.
         step: the length of a finite difference, in units of psi; None: from the precision.
         rtol: the relative error to pass with; None: 1e-4 in float64, 5e-2 in lower precision.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns a
-        `HypergradientCheck`. A `key` is used for both sides of a difference alike.
+        A function `check_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns
+        a `HypergradientCheck`. A `key` is used for both sides of a difference alike.
 
     Raises:
         ValueError: fewer than one direction; a call under `jit`.
@@ -171,6 +177,7 @@ def check_hypergradient(
     settings = {"has_aux": has_aux, "inner_has_aux": inner_has_aux, "throw": "ignore"}
     compute = hypergradient(outer, inner, solver=inner_solver, inverse_hvp=inverse, **settings)
 
+    @_described(CheckFn, "check_at")
     def check(
         psi: PyTree,
         theta0: PyTree,

@@ -27,8 +27,8 @@ def imported(source):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_sources_import_what_they_may(source):
     roots = {name.split(".")[0] for name in imported(source)}
-    adapted = {"_adapters.py": {"optimistix"}, "_types.py": {"typing_extensions"}}
-    assert roots <= ALLOWED | adapted.get(source.name, set()) | sys.stdlib_module_names
+    adapted = {"optimistix"} if source.name == "_adapters.py" else set()
+    assert roots <= ALLOWED | adapted | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
