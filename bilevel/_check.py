@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import Any
 
 import equinox as eqx
@@ -116,6 +117,9 @@ class HypergradientCheck:
             rows.append(f"smallest eigenvalue       {self.smallest_eigenvalue:.1e}")
         rows.extend(f"Likely cause: {cause.value}" for cause in self.causes)
         return "\n".join(rows)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def check_hypergradient(

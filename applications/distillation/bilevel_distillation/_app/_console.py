@@ -19,7 +19,7 @@ from rich.text import Text
 from .._artifacts import TRAINED_ON, Accuracies, AttackResults, in_words, percent, spread
 from .._judging import Evaluation, Ranking
 from .._running import Reporter
-from ._swept import OverSeeds, SweptSetting
+from ._swept import SweptSetting
 
 LINE_SECONDS = 30.0
 
@@ -165,14 +165,6 @@ def sweep_table(rows: Sequence[SweptSetting], title: str) -> Table:
     for name in (*_KINDS.values(), "runs", "failed"):
         table.add_column(name, justify="right")
     for row in rows:
-        found = map(_over_seeds, (row.distilled, row.random_subset))
+        found = map(str, (row.distilled, row.random_subset))
         table.add_row(*map(str, row.varied.values()), *found, str(row.seeds), str(row.failed or ""))
     return table
-
-
-def _over_seeds(found: OverSeeds) -> str:
-    if found.mean is None:
-        return "\N{EN DASH}"
-    if found.deviation is None:
-        return f"{100 * found.mean:.1f} %"
-    return f"{100 * found.mean:.1f} ± {100 * found.deviation:.1f} %"
