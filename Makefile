@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PACKAGES := pyproject.toml applications/distillation/pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test torch lint format types docs wheels clean
+.PHONY: help demo test torch lint format types docs serve wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,10 +45,14 @@ types: $(VENV)/.types ## check types, and that every public name has one
 docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/
+serve: $(VENV)/.docs ## show the documentation at http://127.0.0.1:8000, built again at each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/, and check them
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist applications/distillation
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## remove the environment and all that was built; runs/ stays
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache
@@ -89,5 +93,5 @@ $(VENV)/.docs: $(VENV)/.packages
 	@touch $@
 
 $(VENV)/.build: $(VENV)/.python constraints.txt
-	$(PIP) build
+	$(PIP) build twine
 	@touch $@

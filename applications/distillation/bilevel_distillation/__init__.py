@@ -93,3 +93,5 @@ __all__ = [
     "run",
     "sweep",
 ]
+
+__version__ = "0.1.0.dev0"
