@@ -22,6 +22,7 @@ from .._running import Reporter
 from ._swept import SweptSetting
 
 LINE_SECONDS = 30.0
+_FIRST = "compiling"
 
 
 class ConsoleReporter(Reporter):
@@ -61,8 +62,10 @@ class ConsoleReporter(Reporter):
             )
             self._progress.start()
             self._task = self._progress.add_task(
-                description, total=total, completed=done, figures=""
+                description, total=total, completed=done, figures=_FIRST
             )
+        elif done < total:
+            self.say(f"{description} {done}/{total}  {_FIRST}")
 
     def advance(self, count: int, **figures: float) -> None:
         self._done += count
