@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PACKAGES := pyproject.toml applications/distillation/pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test torch lint format types docs serve wheels clean
+.PHONY: help demo test torch lint format types docs serve gallery wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,10 @@ docs: $(VENV)/.docs ## build the documentation into site/
 
 serve: $(VENV)/.docs ## show the documentation at http://127.0.0.1:8000, built again at each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+gallery: $(VENV)/.packages ## run the worked examples, and keep what they print and draw for the site
+	$(PIP) flax
+	$(BIN)/python docs/gallery.py
 
 wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/, and check them
 	rm -rf dist

@@ -260,7 +260,7 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
         (["run", "--dataset", "digit", *out], "did you mean 'digits'?"),
         (["run", "--depth", 5, *out], "cannot be halved --depth 5 times"),
         (["run", "--zca", *out], "use --no-zca."),
-        ([*TINY, "--seed", 9, "--out", finished], "--seed is 0 there and 9 here"),
+        ([*TINY, "--seed", 9, "--out", finished], "seed is 0 there and 9 here"),
         (["evaluate", nowhere], f"{str(nowhere)!r} does not exist: give a run's folder"),
         (["evaluate", finished, "--no-zca"], "--no-zca is for a set made elsewhere"),
         (["export", nowhere], f"{str(nowhere)!r} holds no run"),

@@ -1,5 +1,7 @@
 """The command line: what each command does, says, and how a mistake ends."""
 
+import contextlib
+import io
 import logging
 import sys
 from importlib.metadata import version
@@ -21,7 +23,7 @@ from ._commands import (
     examples_of,
 )
 from ._screen import screens
-from ._speech import in_flags
+from ._speech import in_flags, out_of_box
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,18 +76,22 @@ def _main(arguments: list[str]) -> Any:
 
 def _read(arguments: list[str]) -> Any:
     asks = [word for word in arguments if word in ("-h", "--help")]
+    boxes = io.StringIO()
     try:
-        return tyro.cli(
-            Command,
-            prog="bilevel-distill",
-            description="Condense a training set into a few synthetic images per class. "
-            "(--version prints the version.)",
-            args=arguments,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
-        )
+        with contextlib.redirect_stderr(boxes):
+            return tyro.cli(
+                Command,
+                prog="bilevel-distill",
+                description="Condense a training set into a few synthetic images per class. "
+                "(--version prints the version.)",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
+            )
     except SystemExit as ending:
         if asks and not ending.code:
             print(f"\n{examples_of(arguments)}")
+        if ending.code:
+            _leave(out_of_box(boxes.getvalue()), 2)
         raise
 
 

@@ -22,19 +22,19 @@ def in_flags(sentence: str, command: str = "") -> str:
     """
     names = _names(command)
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    assigned = re.compile(rf"(?<![\w'\"./-])({known})={_VALUE}(?![=\w])")
+    assigned = re.compile(rf"(?<![\w'\"./-])({known})={_VALUE}(?![=\w]|,\w)")
     sentence = assigned.sub(_flag, sentence)
     long = "|".join(sorted((re.escape(n) for n in names if re.search(r"[_.]", n)), key=len)[::-1])
     sentence = re.sub(
-        rf"(?<![\w'\"./-])({long})(?![\w=./'\"])", lambda found: _dashed(found[1]), sentence
+        rf"(?<![\w'\"./-])({long})(?![\w='\"/]|\.\w)", lambda found: _dashed(found[1]), sentence
     )
     sentence = re.sub(
         rf"(?<=choose another )({known})\b", lambda found: _dashed(found[1]), sentence
     )
-    listed = re.compile(rf"(--[\w.-]+(?:,| and| or) )({known})(?![\w=./'\"-])")
+    listed = re.compile(rf"(--[\w.-]+(?:,| and| or) )({known})(?![\w='\"/-]|\.\w)")
     while listed.search(sentence):
         sentence = listed.sub(lambda found: found[1] + _dashed(found[2]), sentence)
-    leading = re.compile(rf"^({known})(?= (?:is|was|needs|names|standardises)\b)")
+    leading = re.compile(rf"^({known})(?= (?:(?:is|was|needs|names|standardises)\b|'))")
     return leading.sub(lambda found: _dashed(found[1]), sentence)
 
 
@@ -63,4 +63,26 @@ def _flag(found: re.Match[str]) -> str:
         return _dashed(name) if value == "True" else _dashed(f"{head}{dot}no_{tail}")
     if value is None or value == "...":
         return _dashed(name)
-    return f"{_dashed(name)} {value or repr(value)}"
+    quoted = not value or " " in value
+    return f"{_dashed(name)} {repr(value) if quoted else value}"
+
+
+def out_of_box(text: str) -> str:
+    """What tyro says in a box, as one sentence."""
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line[:1] != "\N{BOX DRAWINGS LIGHT VERTICAL}":
+            continue  # the frame
+        inside = line[1:-1].strip()
+        if set(inside) <= {"\N{BOX DRAWINGS LIGHT HORIZONTAL}"}:
+            parts.append([])
+        else:
+            parts[-1].append(inside)
+    said = []
+    for part in filter(None, parts):
+        one = " ".join(" ".join(part).split()).rstrip(".")
+        one = re.sub(r"^Perhaps you meant: (--[\w.-]+).*", r"perhaps you meant \1", one)
+        one = re.sub(r"^For full helptext, (?:run|see):? ", "see ", one).replace(" (required)", "")
+        if not one.startswith(("Got errors", "Argument helptext", "got errors")):
+            said.append(one[:1].lower() + one[1:])
+    return "; ".join(said) + "." if said else text.strip()
