@@ -23,7 +23,7 @@ def outer(theta, psi):
     return jnp.mean((x[held] @ theta - y[held]) ** 2)
 
 
-found = minimize(outer, inner, jnp.full(20, -3.0), jnp.zeros(20), max_steps=40, throw="ignore")
+found = minimize(outer, inner, jnp.full(20, -3.0), jnp.zeros(20), bounds=(-7.0, 5.0), max_steps=40)
 print(found)
 
 figure, (left, right) = axes(2)
