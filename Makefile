@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PACKAGES := pyproject.toml applications/distillation/pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test torch lint format types docs wheels clean
+.PHONY: help demo test torch lint format types docs serve gallery wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,16 +33,30 @@ format: $(VENV)/.lint ## mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.types ## check types
+types: $(VENV)/.types ## check types, and that every public name has one
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	@for package in bilevel bilevel_distillation; do \
+	  PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=.:applications/distillation \
+	    $(BIN)/pyright --ignoreexternal --verifytypes $$package \
+	    >$(VENV)/types.txt || { grep -B 1 -A 1 error $(VENV)/types.txt; exit 1; }; \
+	  printf '%s: ' $$package && grep score $(VENV)/types.txt; \
+	done
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/
+serve: $(VENV)/.docs ## show the documentation at http://127.0.0.1:8000, built again at each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+gallery: $(VENV)/.packages ## run the worked examples, and keep what they print and draw for the site
+	$(PIP) flax
+	$(BIN)/python docs/gallery.py
+
+wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/, and check them
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist applications/distillation
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## remove the environment and all that was built; runs/ stays
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache
@@ -83,5 +97,5 @@ $(VENV)/.docs: $(VENV)/.packages
 	@touch $@
 
 $(VENV)/.build: $(VENV)/.python constraints.txt
-	$(PIP) build
+	$(PIP) build twine
 	@touch $@

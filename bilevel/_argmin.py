@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
 from ._implicit import attach, moving
@@ -12,6 +12,8 @@ from ._inner import InnerLoss, as_arrays, check_callable, strongly_typed
 from ._point import primal
 from ._result import Throw, act_on, check_throw
 from ._tree import split_key
+from ._types import PyTree
+from .functions import SolutionFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems import FixedPoint, Root
@@ -21,15 +23,15 @@ from .solvers._base import as_solver
 
 
 def argmin(
-    inner: Callable,
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,
     with_record: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., PyTree]:
+) -> SolutionFn:
     """A function `theta*(psi) = argmin of inner(., psi)` that can be differentiated.
 
     The derivative of theta* with a cotangent c is `-d/d psi <d inner/d theta, H^-1 c>` (implicit
@@ -55,8 +57,8 @@ def argmin(
             where the adjoint shows that theta is certainly no minimum.
 
     Returns:
-        `fn(psi, theta0, *inner_args, key=None, **inner_kwargs)`, which returns theta* shaped like
-        theta0.
+        A function `solution_at(psi, theta0, *inner_args, key=None, **inner_kwargs)`, which returns
+        theta*, shaped like theta0.
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
@@ -74,6 +76,7 @@ def argmin(
     check_callable(inner, "inner")
     inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
 
+    @_described(SolutionFn, "solution_at")
     def theta_star(
         psi: PyTree,
         theta0: PyTree,
@@ -81,15 +84,6 @@ def argmin(
         key: PRNGKeyArray | None = None,
         **inner_kwargs: Any,
     ) -> PyTree:
-        """The solution, shaped like theta0.
-
-        Args:
-            psi: what the solution depends on; any pytree.
-            theta0: where the solver starts.
-            *inner_args: what the inner loss takes beside theta and psi.
-            key: makes the inner loss stochastic.
-            **inner_kwargs: its keyword arguments.
-        """
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         args, kwargs = strongly_typed((inner_args, inner_kwargs))
@@ -111,15 +105,15 @@ def argmin(
 
 
 def root(
-    F: Callable,
+    F: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,
     with_record: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., PyTree]:
+) -> SolutionFn:
     """A function `theta*(psi)` with `F(theta*, psi) = 0` that can be differentiated.
 
     It is `argmin` of `bilevel.problems.Root(F)`, and has all that `argmin` has: both modes,
@@ -136,10 +130,13 @@ def root(
         inverse_hvp: one of `bilevel.inverse_hvp` that takes a matrix that is not symmetric:
             `Dense`, `Lineax` with GMRES; `CG()` if None, on the normal equations.
         inner_has_aux: whether F returns `(value, aux)`.
-        forward_mode: as in `argmin`, as are `with_record` and `throw`.
+        forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode.
+        with_record: return `(theta*, record)` with the `InnerRecord` of the solve.
+        throw: "raise" or "warn" where a solve failed, or "ignore" it.
 
     Returns:
-        `fn(psi, theta0, *args, key=None, **kwargs)`, which returns theta* shaped like theta0.
+        A function `solution_at(psi, theta0, *args, key=None, **kwargs)`, which returns theta*,
+        shaped like theta0.
 
     Raises:
         ValueError: arguments that cannot work: F of another shape, a solver of minima.
@@ -166,15 +163,15 @@ def root(
 
 
 def fixed_point(
-    f: Callable,
+    f: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     inner_has_aux: bool = False,
     forward_mode: bool = False,
     with_record: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., PyTree]:
+) -> SolutionFn:
     """A function `theta*(psi)` with `theta* = f(theta*, psi)` that can be differentiated.
 
     It is `argmin` of `bilevel.problems.FixedPoint(f)`. No step of the iteration is kept in memory:
@@ -186,12 +183,17 @@ def fixed_point(
             given.
         solver: `FixedPointIteration()`, `Anderson()`, `Newton(Dense(), steps=...)`, `Optimistix`
             with a fixed-point solver, or any `(f, theta0) -> theta`, f being a function of theta.
-        inverse_hvp: as in `root`; `Neumann(steps, step_size=1.0)` iterates on the adjoint.
+        inverse_hvp: one of `bilevel.inverse_hvp` that takes a matrix that is not symmetric:
+            `Dense`, `Lineax` with GMRES; `Neumann(steps, step_size=1.0)` iterates on the adjoint;
+            `CG()` if None, on the normal equations.
         inner_has_aux: whether f returns `(value, aux)`.
-        forward_mode: as in `argmin`, as are `with_record` and `throw`.
+        forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode.
+        with_record: return `(theta*, record)` with the `InnerRecord` of the solve.
+        throw: "raise" or "warn" where a solve failed, or "ignore" it.
 
     Returns:
-        `fn(psi, theta0, *args, key=None, **kwargs)`, which returns theta* shaped like theta0.
+        A function `solution_at(psi, theta0, *args, key=None, **kwargs)`, which returns theta*,
+        shaped like theta0.
 
     Raises:
         ValueError: arguments that cannot work: f of another shape, a solver of minima.

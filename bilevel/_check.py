@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._hypergradient import hypergradient
 from ._inner import InnerLoss, as_arrays
@@ -19,10 +21,13 @@ from ._record import Hypergradient
 from ._result import Result
 from ._settle import judge_for, settle, smallest_eigenvalue
 from ._tree import coarsest, dtypes_of, norm
+from ._types import PyTree
 from ._unrolled import unrolled_grad
+from .functions import CheckFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import begin, inverse_for, rejoin
+from .problems._condition import AbstractCondition
 from .solvers import AbstractSolver, GradientDescent, Steps
 from .solvers._base import as_solver, find
 
@@ -113,19 +118,22 @@ class HypergradientCheck:
         rows.extend(f"Likely cause: {cause.value}" for cause in self.causes)
         return "\n".join(rows)
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
 
 def check_hypergradient(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
     directions: int = 3,
     step: float | None = None,
     rtol: float | None = None,
-) -> Callable[..., HypergradientCheck]:
+) -> CheckFn:
     """A function that checks a hypergradient against the problem solved again next to psi.
 
     Along each direction d it compares `<grad, d>` with the central difference of the outer loss,
@@ -137,16 +145,21 @@ def check_hypergradient(
     test, best in float64; not under `jit`.
 
     Args:
-        outer: as in `hypergradient`, as are `inner`, `solver`, `inverse_hvp`, `has_aux` and
-            `inner_has_aux`.
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`.
+        solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
+            `Dense()` for a `Constrained` problem.
+        has_aux: whether `outer` returns `(scalar, aux)`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`.
         directions: how many random directions, beside that of the hypergradient itself; no more
             than psi has.
         step: the length of a finite difference, in units of psi; None: from the precision.
         rtol: the relative error to pass with; None: 1e-4 in float64, 5e-2 in lower precision.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns a
-        `HypergradientCheck`. A `key` is used for both sides of a difference alike.
+        A function `check_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns
+        a `HypergradientCheck`. A `key` is used for both sides of a difference alike.
 
     Raises:
         ValueError: fewer than one direction; a call under `jit`.
@@ -168,12 +181,13 @@ def check_hypergradient(
     settings = {"has_aux": has_aux, "inner_has_aux": inner_has_aux, "throw": "ignore"}
     compute = hypergradient(outer, inner, solver=inner_solver, inverse_hvp=inverse, **settings)
 
+    @_described(CheckFn, "check_at")
     def check(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
     ) -> HypergradientCheck:
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
@@ -251,10 +265,12 @@ class _Stay(AbstractSolver):
     solver: AbstractSolver
     theta: PyTree
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         return self.solver.condition(loss)
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         return Steps(self.theta, jnp.asarray(0), jnp.zeros((0,)), Result.not_judged)
 
 

@@ -54,7 +54,9 @@ def holds_tracers(*trees: Any) -> bool:
     return bool(take_tracers(trees)[1])
 
 
-def _rebuild(x: Any, kind: type, change: Callable, known: dict[int, tuple[Any, Any]]) -> Any:
+def _rebuild(
+    x: Any, kind: type, change: Callable[..., Any], known: dict[int, tuple[Any, Any]]
+) -> Any:
     """`x` with what is of a kind changed, and the very same object where nothing is."""
     if isinstance(x, kind):
         return change(x)
@@ -86,7 +88,7 @@ def _holds(function: types.FunctionType, kind: type) -> bool:
     return bool(found)
 
 
-def _walk(x: Any, kind: type, note: Callable, known: dict) -> None:
+def _walk(x: Any, kind: type, note: Callable[..., Any], known: dict) -> None:
     if isinstance(x, kind):
         note(x)
     elif id(x) not in known:
@@ -98,7 +100,7 @@ def _walk(x: Any, kind: type, note: Callable, known: dict) -> None:
             _rebuilt(x, lambda part: (_walk(part, kind, note, known), part)[1])
 
 
-def _rebuilt(x: Any, visit: Callable) -> Any:
+def _rebuilt(x: Any, visit: Callable[..., Any]) -> Any:
     if isinstance(x, types.MethodType):
         owner = visit(x.__self__)
         return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
@@ -121,7 +123,7 @@ def _copy(f: types.FunctionType) -> types.FunctionType:
     return copy
 
 
-def _fill(copy: types.FunctionType, f: types.FunctionType, visit: Callable) -> None:
+def _fill(copy: types.FunctionType, f: types.FunctionType, visit: Callable[..., Any]) -> None:
     for new, old in zip(copy.__closure__ or (), f.__closure__ or (), strict=True):
         if is_filled(old):
             new.cell_contents = visit(old.cell_contents)

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Scalar
 
 from ._tree import multiply
+from ._types import PyTree
 
 
 def check_optimiser(transformation: Any, name: str = "transformation") -> None:

@@ -1,12 +1,13 @@
 """The hypergradient: the derivative of an outer loss at the solution of an inner problem."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import eval_jaxpr
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
 from ._implicit import attach, invert, moving, warn_of_unused_psi
@@ -23,6 +24,8 @@ from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
 from ._tree import negative, split_key
+from ._types import PyTree
+from .functions import HypergradientFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
 from .problems._base import begin, inverse_for
@@ -32,15 +35,15 @@ from .solvers._base import as_solver, completed, find, record
 
 
 def hypergradient(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., Hypergradient]:
+) -> HypergradientFn:
     """A function that computes `d outer(theta*(psi), psi) / d psi` by implicit differentiation.
 
     With `theta* = argmin inner(., psi)`, `H` its Hessian in theta and `g = d outer / d theta`,
@@ -67,10 +70,10 @@ def hypergradient(
         throw: "raise" or "warn" where a solve failed, or "ignore" it and read the results.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`, which returns a
-        `Hypergradient`. `key` makes the inner loss stochastic: a fresh key at each solver step and
-        each Hessian-vector product. `v0` warm-starts the adjoint: the `adjoint.v` of an earlier
-        call.
+        A function `hypergradient_at(psi, theta0, *, outer_args=(), inner_args=(), key=None,
+        v0=None)`, which returns a `Hypergradient`; `help` of it says what each argument is. `key`
+        makes the inner loss stochastic: a fresh key at each solver step and each Hessian-vector
+        product. `v0` warm-starts the adjoint: the `adjoint.v` of an earlier call.
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
@@ -94,25 +97,16 @@ def hypergradient(
     check_callable(inner, "inner")
     inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
 
+    @_described(HypergradientFn, "hypergradient_at")
     def compute(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Hypergradient:
-        """The `Hypergradient` of `outer` with respect to psi.
-
-        Args:
-            psi: the outer variables; any pytree.
-            theta0: where the inner solver starts.
-            outer_args: what `outer` takes beside theta and psi.
-            inner_args: what `inner` takes beside theta and psi.
-            key: makes the inner loss stochastic.
-            v0: a warm start of the adjoint, the `adjoint.v` of an earlier call.
-        """
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
         check_args(outer_args, "outer_args")
         check_args(inner_args, "inner_args")
@@ -139,9 +133,9 @@ def hypergradient(
 class _Problem(eqx.Module):
     """The outer loss, and what it takes beside theta and psi."""
 
-    outer: Callable
+    outer: Callable[..., Any]
     has_aux: bool = eqx.field(static=True)
-    args: tuple
+    args: tuple[Any, ...]
     theta_static: PyTree
 
     def value_and_aux(self, theta, psi):

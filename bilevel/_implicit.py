@@ -73,7 +73,7 @@ def moving(loss: InnerLoss, solver: AbstractSolver, start: Params, key) -> Movin
 def attach(
     moved: Moving,
     theta: Params,
-    keys: tuple,
+    keys: tuple[Any, ...],
     inverse: AbstractInverseHVP,
     throw: Throw,
     *,

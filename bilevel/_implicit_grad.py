@@ -3,26 +3,35 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._hypergradient import hypergradient
 from ._result import Throw
+from ._types import PyTree
+from .functions import GradFn, ValueAndGradFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .solvers import AbstractSolver
 
 
 def implicit_value_and_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., tuple[Any, PyTree]]:
-    """A function that computes the outer loss and its gradient, as `jax.value_and_grad` does, by
-    implicit differentiation; `hypergradient` has the equation, and returns more.
+) -> ValueAndGradFn:
+    """A function that computes the outer loss and its gradient by implicit differentiation.
+
+    It is called as what `jax.value_and_grad` makes. With `theta* = argmin inner(., psi)`,
+    `H` its Hessian in theta and `g = d outer / d theta`,
+
+        d outer / d psi  =  d outer / d psi |theta*  -  d/d psi <d inner / d theta, H^-1 g>
+
+    `hypergradient` also returns theta*, both parts of the gradient, and how far they can be
+    trusted.
 
     Args:
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
@@ -35,9 +44,9 @@ def implicit_value_and_grad(
         throw: "raise" or "warn" where a solve failed, or "ignore" it.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`, with the arguments
-        of that of `hypergradient`, which returns `(value, grad)`, or
-        `((value, aux), grad)` with `has_aux`.
+        A function `value_and_grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None,
+        v0=None)`, which returns `(value, grad)`, or `((value, aux), grad)` with `has_aux`. `key`
+        makes the inner loss stochastic; `v0` warm-starts the adjoint.
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
@@ -65,18 +74,16 @@ def implicit_value_and_grad(
         throw=throw,
     )
 
+    @_described(ValueAndGradFn, "value_and_grad_at")
     def value_and_grad(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> tuple[Any, PyTree]:
-        """`(value, grad)`, or `((value, aux), grad)`; the arguments are those of `hypergradient`'s
-        function.
-        """
         h = compute(psi, theta0, outer_args=outer_args, inner_args=inner_args, key=key, v0=v0)
         return ((h.value, h.aux) if has_aux else h.value), h.grad
 
@@ -84,17 +91,24 @@ def implicit_value_and_grad(
 
 
 def implicit_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
-    solver: AbstractSolver | Callable,
+    solver: AbstractSolver | Callable[..., Any],
     inverse_hvp: AbstractInverseHVP | None = None,
     has_aux: bool = False,
     inner_has_aux: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., Any]:
-    """A function that computes the gradient of the outer loss, as `jax.grad` does, by implicit
-    differentiation; `hypergradient` has the equation, and returns more.
+) -> GradFn:
+    """A function that computes the gradient of the outer loss by implicit differentiation.
+
+    It is called as what `jax.grad` makes. With `theta* = argmin inner(., psi)`,
+    `H` its Hessian in theta and `g = d outer / d theta`,
+
+        d outer / d psi  =  d outer / d psi |theta*  -  d/d psi <d inner / d theta, H^-1 g>
+
+    `hypergradient` also returns the outer loss, theta*, both parts of the gradient, and how far
+    they can be trusted.
 
     Args:
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
@@ -107,9 +121,9 @@ def implicit_grad(
         throw: "raise" or "warn" where a solve failed, or "ignore" it.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`, with the arguments
-        of that of `hypergradient`, which returns `grad`, shaped
-        like psi, or `(grad, aux)` with `has_aux`.
+        A function `grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None, v0=None)`,
+        which returns `grad`, shaped like psi, or `(grad, aux)` with `has_aux`. `key` makes the
+        inner loss stochastic; `v0` warm-starts the adjoint.
 
     Raises:
         ValueError: arguments that cannot work, before anything is solved.
@@ -134,16 +148,16 @@ def implicit_grad(
         throw=throw,
     )
 
+    @_described(GradFn, "grad_at")
     def grad(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
         v0: PyTree | None = None,
     ) -> Any:
-        """`grad`, or `(grad, aux)`; the arguments are those of `hypergradient`'s function."""
         h = compute(psi, theta0, outer_args=outer_args, inner_args=inner_args, key=key, v0=v0)
         return (h.grad, h.aux) if has_aux else h.grad
 

@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import PRNGKeyArray, Scalar
 
 from ._jaxpr import holds_primitive
 from ._loops import holds
 from ._point import primal
 from ._traced_loss import TracedLoss
 from ._tree import cast, dtypes_of
-
-Params = PyTree[Array]
+from ._types import Params as Params
+from ._types import PyTree
 
 
 def as_arrays(tree: PyTree, name: str) -> PyTree:
@@ -125,13 +125,13 @@ class InnerLoss(eqx.Module):
     `units` is what a constrained problem knows of its start.
     """
 
-    inner: Callable
+    inner: Callable[..., Any]
     theta_static: PyTree
     psi: PyTree
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any] = eqx.field(default_factory=dict)
     has_aux: bool = eqx.field(default=False, static=True)
-    dtypes: tuple | None = eqx.field(default=None, static=True)
+    dtypes: tuple[Any, ...] | None = eqx.field(default=None, static=True)
     units: Any = None
 
     def with_aux(self, theta: Params, key: PRNGKeyArray | None = None) -> tuple[Any, Any]:
@@ -155,27 +155,29 @@ class InnerLoss(eqx.Module):
 class InWideType(eqx.Module):
     """A loss of theta with leaves of these types, as a function of theta in one wide type."""
 
-    loss: Callable
-    dtypes: tuple = eqx.field(static=True)
+    loss: Callable[..., Any]
+    dtypes: tuple[Any, ...] = eqx.field(static=True)
 
     def __call__(self, theta: Params, **kwargs: Any) -> Any:
         return self.loss(cast(theta, self.dtypes), **kwargs)
 
 
-def in_wide_type(loss: Callable, theta: Params) -> Callable:
+def in_wide_type(loss: Callable[..., Any], theta: Params) -> Callable[..., Any]:
     if isinstance(loss, InnerLoss):
         return dataclasses.replace(loss, dtypes=dtypes_of(primal(theta)))
     return InWideType(loss, dtypes_of(theta))
 
 
-def evaluate(loss: Callable, theta: Params, key: PRNGKeyArray | None) -> Scalar:
+def evaluate(loss: Callable[..., Any], theta: Params, key: PRNGKeyArray | None) -> Scalar:
     """`loss` at theta, with its key if there is one; a ValueError where that is no scalar."""
     value = loss(theta) if key is None else loss(theta, key=key)
     check_scalar(value, "inner")
     return value
 
 
-def loss_holds(primitive: str, loss: Callable, theta: Params, key: PRNGKeyArray | None) -> bool:
+def loss_holds(
+    primitive: str, loss: Callable[..., Any], theta: Params, key: PRNGKeyArray | None
+) -> bool:
     """Whether `loss(theta)`, and so each of its derivatives, calls the primitive of that name."""
     if isinstance(loss, InnerLoss) and isinstance(loss.inner, TracedLoss):
         return holds_primitive(primitive, loss.inner.jaxpr)
@@ -184,7 +186,7 @@ def loss_holds(primitive: str, loss: Callable, theta: Params, key: PRNGKeyArray 
 
 @eqx.filter_jit
 def value_and_grad(
-    loss: Callable, theta: Params, key: PRNGKeyArray | None
+    loss: Callable[..., Any], theta: Params, key: PRNGKeyArray | None
 ) -> tuple[Scalar, Params]:
     of_its_own = getattr(loss, "value_and_grad", None)
     if of_its_own is not None:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, Scalar
+
+from ._types import PyTree
 
 Form = Literal["auto", "kernel", "feature"]
 

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._tree import check_form
+from ._types import PyTree
 
 
 class Linearized(eqx.Module):
@@ -31,7 +32,7 @@ class Linearized(eqx.Module):
         check_form(tangent, self.tangent, "at was given", "tangent", "the linearised model")
         return Linearized(self.base, tangent, self.centred)
 
-    def value_and_tangent(self, function: Callable, *args: Any) -> tuple[Any, Any]:
+    def value_and_tangent(self, function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         """`function(base, *args)` and its directional derivative along `tangent`, in one pass."""
         linear_in = jax.tree.map(lambda t: t is not None, self.tangent, is_leaf=lambda t: t is None)
         frozen = jax.tree.map(

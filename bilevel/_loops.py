@@ -96,7 +96,7 @@ def never(operands: Any, carry: Any) -> bool:
     return False
 
 
-def _with_arrays(method: Callable) -> Callable:
+def _with_arrays(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method of a module whose fields that are floats have become arrays."""
     owner = getattr(method, "__self__", None)
     if not isinstance(owner, eqx.Module):
@@ -113,7 +113,7 @@ def _with_arrays(method: Callable) -> Callable:
     return getattr(owner, method.__name__)
 
 
-def choose(step: Callable, operands: Any, carry: Any, max_steps: int, loop: Loop) -> Loop:
+def choose(step: Callable[..., Any], operands: Any, carry: Any, max_steps: int, loop: Loop) -> Loop:
     """Which of the three ways `loop` comes to."""
     if loop == "auto":
         loop = "dispatch" if loops_slowly(step, operands, carry) else "loop"
@@ -136,7 +136,7 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def loops_slowly(function: Callable, *args: Any) -> bool:
+def loops_slowly(function: Callable[..., Any], *args: Any) -> bool:
     """Whether an XLA loop around `function` would take the slow path."""
     return on_cpu() and holds(CONVOLUTION, function, *args)
 
@@ -145,14 +145,14 @@ def _is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def holds(primitive: str, function: Callable, *args: Any) -> bool:
+def holds(primitive: str, function: Callable[..., Any], *args: Any) -> bool:
     """Whether `function(*args)` calls the primitive of that name, however deep."""
     # What is remembered must not keep tracers alive.
     look = _holds if holds_tracers(function, args) else _remembered
     return look(primitive, function, *args)
 
 
-def _holds(primitive: str, function: Callable, *args: Any) -> bool:
+def _holds(primitive: str, function: Callable[..., Any], *args: Any) -> bool:
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
     return holds_primitive(primitive, jaxpr)
 

@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._closures import put_back, take_tracers
 from ._inner import evaluate, loss_holds
+from ._types import PyTree
 
 GRADIENT = "bilevel_inner_gradient"
 """What a step keeps beside its arguments; the rest of an update is cheap to compute again."""

@@ -8,10 +8,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._loops import holds
 from ._tree import cast, dtypes_of, widen
+from ._types import PyTree
 
 
 class AbstractOperator(eqx.Module):

@@ -6,12 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ._outer import Look, Outer
 from ._quasi_newton import Curvature, Point, direction, remember, search
 from ._record import Hypergradient
 from ._result import Result
+from ._shown import as_table
+from ._types import PyTree
 
 MEMORY = 20
 
@@ -78,6 +80,9 @@ class Minimum(eqx.Module):
                 str(self.hypergradient),
             )
         )
+
+    def _repr_html_(self) -> str:
+        return as_table("Minimum", str(self))
 
 
 class Descent:

@@ -1,7 +1,9 @@
 """Where a problem stands: theta, or theta with the multipliers of its constraints."""
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
+
+from ._types import PyTree
 
 
 class Multipliers(eqx.Module):

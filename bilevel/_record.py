@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Scalar
 
 from ._result import Result
+from ._shown import as_table
 from ._tree import norm
+from ._types import PyTree
 from .inverse_hvp import Adjoint
 from .solvers import InnerRecord
 
@@ -43,6 +45,7 @@ class Hypergradient(eqx.Module):
 
     @property
     def grad(self) -> PyTree:
+        """`direct + implicit`: the derivative of `value` with respect to psi, shaped like psi."""
         return optax.tree.add(self.direct, self.implicit)
 
     def __str__(self) -> str:
@@ -65,6 +68,9 @@ class Hypergradient(eqx.Module):
                 f"  residual         {float(adjoint.residual):.1e}  (relative)",
             )
         )
+
+    def _repr_html_(self) -> str:
+        return as_table("Hypergradient", str(self))
 
 
 def _scalars(h: Hypergradient) -> list:

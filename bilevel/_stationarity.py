@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree, Scalar
+from jaxtyping import Array, Bool, Scalar
 
 from ._result import Result
 from ._tree import coarsest, divide, dots, dtypes_of, norm, widen
+from ._types import PyTree
 
 
 def near_enough(theta: PyTree[Array]) -> float:

@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ._inner import strongly_typed
 from ._loops import loops_slowly
+from ._types import PyTree
 
 
 def subsample_backward(

@@ -49,7 +49,7 @@ class TracedLoss(eqx.Module):
         return any(reached[at] for at in self._of_value(has_aux))
 
 
-def trace_loss(inner: Callable, *args: Any, **kwargs: Any) -> TracedLoss:
+def trace_loss(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> TracedLoss:
     """`inner` for arguments of these forms.
 
     The trace of a function is kept as long as the function is, so that what was compiled for it
@@ -75,7 +75,7 @@ MOST_KEPT = 8
 _KEPT: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def _kept(inner: Callable) -> list:
+def _kept(inner: Callable[..., Any]) -> list:
     try:
         return _KEPT.setdefault(inner, [])
     except TypeError:  # one that cannot be referred to weakly, or has no hash

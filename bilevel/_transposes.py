@@ -11,9 +11,10 @@ from typing import Any
 import equinox as eqx
 import jax
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._jaxpr import equations, interpret, is_jit
+from ._types import PyTree
 
 SMALLEST = 2**14
 """Elements below which a matrix is left as it is."""
@@ -21,7 +22,7 @@ SMALLEST = 2**14
 
 def store_transposes(
     linear: Callable[[PyTree], PyTree], v: PyTree[Array], traced: Any = None
-) -> Callable:
+) -> Callable[..., Any]:
     """`linear` with each matrix whose rows it sums over stored transposed; the same otherwise.
 
     `traced` is its jaxpr and the form of what it returns, where they are known.

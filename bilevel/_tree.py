@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
+
+from ._types import PyTree
 
 
 def dtypes_of(tree: PyTree[Array]) -> tuple[np.dtype, ...]:

@@ -8,20 +8,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
 from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
 from ._tree import norm, split_key
+from ._types import PyTree
+from .functions import UnrolledGradFn, UnrolledValueAndGradFn, _described
 from .solvers import GradientDescent
 from .solvers._gradient_descent import Descent
 
 
 def unrolled_value_and_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
     solver: GradientDescent,
     truncate: int | None = None,
@@ -30,17 +32,57 @@ def unrolled_value_and_grad(
     remat: int | None = None,
     has_aux: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., tuple[Any, PyTree]]:
-    """As `unrolled_grad`; the function returns `(value, grad)`, or `((value, aux), grad)`."""
+) -> UnrolledValueAndGradFn:
+    """A function that computes `outer(theta_T(psi), psi)` and its derivative with respect to psi.
+
+    theta_T is where T steps of gradient descent on the inner loss end, and the derivative goes
+    through them: `unrolled_grad` with the value.
+
+    Args:
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar; called with `key=` where one is given.
+        solver: a `GradientDescent`; all of its `steps` are taken.
+        truncate: differentiate the last `truncate` steps only; biased, and cheaper.
+        window: differentiate the steps `start` to `start + window - 1`, and stop there: the outer
+            loss is taken after them.
+        start: the first step of the window; None: the window is the last steps. It may be a
+            traced or a fresh integer at each call: one program serves all.
+        remat: keep only every `remat`-th iterate, and compute what lies between again on the way
+            back: the memory of `steps / remat` iterates and of the activations of `remat` steps,
+            for the time of one more pass. None: keep everything.
+        has_aux: whether `outer` returns `(scalar, aux)`.
+        throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
+
+    Returns:
+        A function `value_and_grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`,
+        which returns `(value, grad)`, or `((value, aux), grad)` with `has_aux`. theta0 is held
+        fixed.
+
+    Raises:
+        ValueError: another solver than `GradientDescent`; numbers of steps below 1.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from bilevel import unrolled_value_and_grad
+        >>> from bilevel.solvers import GradientDescent
+        >>> inner = lambda theta, psi: jnp.sum((theta - psi) ** 2)
+        >>> outer = lambda theta, psi: jnp.sum(theta**2)
+        >>> descent = GradientDescent(optax.sgd(0.25), steps=40)
+        >>> compute = unrolled_value_and_grad(outer, inner, solver=descent)
+        >>> value, grad = compute(jnp.array([1.0, 2.0]), jnp.zeros(2))
+        >>> float(value), grad
+        (5.0, Array([2.00, 4.00], dtype=float32))
+    """
     check_throw(throw)
     window = _check(solver, truncate, window, start, remat)
 
+    @_described(UnrolledValueAndGradFn, "value_and_grad_at")
     def compute(
         psi: PyTree,
         theta0: PyTree,
         *,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
         key: PRNGKeyArray | None = None,
     ) -> tuple[Any, PyTree]:
         psi, theta0 = as_arrays(psi, "psi"), as_arrays(theta0, "theta0")
@@ -60,8 +102,8 @@ def unrolled_value_and_grad(
 
 
 def unrolled_grad(
-    outer: Callable,
-    inner: Callable,
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
     *,
     solver: GradientDescent,
     truncate: int | None = None,
@@ -70,7 +112,7 @@ def unrolled_grad(
     remat: int | None = None,
     has_aux: bool = False,
     throw: Throw = "raise",
-) -> Callable[..., Any]:
+) -> UnrolledGradFn:
     """A function that computes `d outer(theta_T(psi), psi) / d psi` through T descent steps.
 
     Backpropagation through the solver: the exact derivative of what the solver did, minimum or
@@ -80,8 +122,8 @@ def unrolled_grad(
     no forward mode, they are kept. Where the solver converges it tends to the implicit gradient.
 
     Args:
-        outer: as in `hypergradient`.
-        inner: as in `hypergradient`.
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
+        inner: `inner(theta, psi, *inner_args)`, a scalar; called with `key=` where one is given.
         solver: a `GradientDescent`; all of its `steps` are taken.
         truncate: differentiate the last `truncate` steps only; biased, and cheaper.
         window: differentiate the steps `start` to `start + window - 1`, and stop there: the outer
@@ -95,8 +137,8 @@ def unrolled_grad(
         throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
 
     Returns:
-        `fn(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns the gradient,
-        shaped like psi, or `(grad, aux)` with `has_aux`. theta0 is held fixed.
+        A function `grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns
+        the gradient, shaped like psi, or `(grad, aux)` with `has_aux`. theta0 is held fixed.
 
     Raises:
         ValueError: another solver than `GradientDescent`; numbers of steps below 1.
@@ -123,8 +165,18 @@ def unrolled_grad(
         throw=throw,
     )
 
-    def grad(psi: PyTree, theta0: PyTree, **kwargs):
-        value, gradient = compute(psi, theta0, **kwargs)
+    @_described(UnrolledGradFn, "grad_at")
+    def grad(
+        psi: PyTree,
+        theta0: PyTree,
+        *,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+        key: PRNGKeyArray | None = None,
+    ) -> Any:
+        value, gradient = compute(
+            psi, theta0, outer_args=outer_args, inner_args=inner_args, key=key
+        )
         return (gradient, value[1]) if has_aux else gradient
 
     return grad

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 from jax import lax
-from jaxtyping import PyTree
+
+from ._types import PyTree
 
 T = TypeVar("T")
 

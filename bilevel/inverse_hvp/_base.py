@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._operator import AbstractOperator, Damped, Gram, Wide, as_operator
 from .._result import Result, worst
@@ -25,6 +25,7 @@ from .._tree import (
     split_key,
     widen,
 )
+from .._types import PyTree
 from .._varying import as_shard_map_allows
 from ._krylov_space import KrylovSpace
 
@@ -123,7 +124,7 @@ class AbstractInverseHVP(eqx.Module):
         """
         return None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if isinstance(self.damping, float | int) and not self.damping >= 0:
             raise ValueError(f"damping={self.damping} is negative: give 0 or more.")
 

@@ -3,11 +3,12 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree, Scalar
+from jaxtyping import Array, Bool, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import split_key, wide_dtype
+from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._conjugate import ConjugateGradients, ConjugateGradientState, Norm
 from ._krylov_space import KrylovSpace
@@ -54,17 +55,17 @@ class CG(AbstractInverseHVP):
     max_steps: int = eqx.field(default=256, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
     truncated: bool = eqx.field(default=False, static=True)
-    preconditioner: Callable | AbstractPreconditioner | None = None
+    preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
     verify: bool | Bool[Array, ""] = True
     norm: Norm = eqx.field(default="residual", static=True)
     keep: int = eqx.field(default=0, static=True)
     space: KrylovSpace | None = None
 
     @property
-    def symmetric_only(self):
+    def symmetric_only(self) -> bool:
         return True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
@@ -76,10 +77,10 @@ class CG(AbstractInverseHVP):
             raise ValueError(f"keep={self.keep} is negative: give a number of directions, or 0.")
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return self.loop != "dispatch"
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         if self.truncated:
             return None
         # In the norm of the Hessian v may be near where its residual is not.
@@ -88,7 +89,13 @@ class CG(AbstractInverseHVP):
     def _rtol(self, g, hvp=None):
         return default_rtol(g, hvp) if self.rtol is None else self.rtol
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
         rtol = jnp.asarray(self._rtol(g, hvp), wide_dtype(g))
         keep = min(self.keep, self.max_steps)

@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from .._result import Result
 from .._tree import vdot
+from .._types import PyTree
 from ._krylov_space import KrylovSpace
 
 Norm = Literal["residual", "operator"]

@@ -1,12 +1,16 @@
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import lu_factor, lu_solve
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._result import Result
 from .._tree import norm
+from .._types import PyTree
 from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 
@@ -31,13 +35,19 @@ class Dense(AbstractInverseHVP):
     max_size: int = eqx.field(default=20_000, static=True)
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return True
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         return None
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         size = optax.tree.size(g)
         if size > self.max_size:
             raise ValueError(

@@ -1,9 +1,12 @@
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Scalar
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._result import Result
 from .._tree import multiply, vdot
+from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -27,10 +30,16 @@ class Identity(AbstractInverseHVP):
     scale: float | Scalar | None = None
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return True
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         return _scale(hvp, g, self.scale, key)
 
 

@@ -1,17 +1,19 @@
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._loops import loops_slowly
 from .._result import Result
 from .._stationarity import inverse_unit
 from .._tree import divide, multiply, norm, wide_dtype
+from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
@@ -39,24 +41,30 @@ class Lineax(AbstractInverseHVP):
 
     solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.GMRES(1e-6, 1e-6))
     rtol: float | None = None
-    preconditioner: Callable | AbstractPreconditioner | None = None
+    preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
 
     @property
-    def symmetric_only(self):
+    def symmetric_only(self) -> bool:
         return isinstance(self.solver, lx.CG | lx.Cholesky)
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return True
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         if self.rtol is not None:
             return self.rtol
         # Theirs is a norm over each element's own scale, and `g` has norm 1: 2 for both terms.
         own = float(getattr(self.solver, "rtol", 0)) + float(getattr(self.solver, "atol", 0))
         return max(default_rtol(g), 2 * own)
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         if key is not None:
             raise ValueError(
                 "key was given, but Lineax needs Hessian-vector products that do not change from "

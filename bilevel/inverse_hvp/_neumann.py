@@ -1,13 +1,16 @@
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate, never
 from .._operator import AbstractOperator
 from .._result import Result, worst
 from .._tree import divide, norm, split_key, vdot
+from .._types import PyTree
 from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 from ._sgd import SGD
@@ -42,7 +45,7 @@ class Neumann(AbstractInverseHVP):
     power_steps: int = eqx.field(default=20, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
@@ -50,13 +53,19 @@ class Neumann(AbstractInverseHVP):
             raise ValueError(f"step_size={self.step_size} is not positive: give e.g. 0.1, or None.")
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return self.loop != "dispatch"
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         return self.rtol
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         power_key, key = split_key(key, 2)
         a, result = self.step_size, Result.successful
         if a is None:

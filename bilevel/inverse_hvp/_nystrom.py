@@ -1,12 +1,16 @@
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Scalar
 
 from .._operator import Damped
 from .._result import Result
+from .._types import PyTree
 from .._varying import vary, varying
 from ._base import AbstractInverseHVP, Iterate
 from ._preconditioner import AbstractPreconditioner
@@ -45,28 +49,36 @@ class Nystrom(AbstractInverseHVP, AbstractPreconditioner):
     rtol: float | None = None
     seed: int = eqx.field(default=0, static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} leaves no direction: give 1 or more.")
 
     @property
-    def symmetric_only(self):
+    def symmetric_only(self) -> bool:
         return True
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return True
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         return self.rtol
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         low_rank, damping = self._sketch(hvp, g, key)
         result = Result.where(low_rank.indefinite, Result.indefinite, Result.successful)
         steps = jnp.asarray(low_rank.eigenvalues.size)
         return Iterate(_invert(low_rank, damping, g), steps, result)
 
-    def prepare(self, hvp, g, key):
+    def prepare(
+        self, hvp: Callable[..., Any], g: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Callable[..., Any]:
         return _Preconditioner(*self._sketch(hvp, g, key))
 
     def _sketch(self, hvp, g, key):

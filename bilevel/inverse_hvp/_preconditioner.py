@@ -2,9 +2,12 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
+
+from .._types import PyTree
 
 
 class AbstractPreconditioner(eqx.Module):
@@ -18,11 +21,11 @@ class AbstractPreconditioner(eqx.Module):
 
 
 def make_preconditioner(
-    preconditioner: Callable | AbstractPreconditioner | None,
-    hvp: Callable,
+    preconditioner: Callable[..., Any] | AbstractPreconditioner | None,
+    hvp: Callable[..., Any],
     g: PyTree[Array],
     key: PRNGKeyArray | None,
-) -> Callable | None:
+) -> Callable[..., Any] | None:
     if isinstance(preconditioner, AbstractPreconditioner):
         return preconditioner.prepare(hvp, g, key)
     return preconditioner

@@ -4,12 +4,13 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._descent import check_optimiser, descend
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import hold_last, norm, split_key, vdot, wide_dtype
+from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate
 
 
@@ -43,20 +44,26 @@ class SGD(AbstractInverseHVP):
     rtol: float | None = None
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         check_optimiser(self.transformation)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
     @property
-    def traceable(self):
+    def traceable(self) -> bool:
         return self.loop != "dispatch"
 
-    def tolerance(self, g):
+    def tolerance(self, g: PyTree[Array]) -> float | Scalar | None:
         return self.rtol
 
-    def solve(self, hvp, g, v0, key):
+    def solve(
+        self,
+        hvp: Callable[..., PyTree[Array]],
+        g: PyTree[Array],
+        v0: PyTree[Array] | None,
+        key: PRNGKeyArray | None,
+    ) -> Iterate:
         system = _System(hvp, g)
         state = _start(self.transformation, g, v0, key, self.steps)
         # One more product tells the residual of the last iterate; a random one tells nothing.

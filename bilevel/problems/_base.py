@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from .._inner import InnerLoss, InWideType, Params
 from .._point import Multipliers
 from .._traced_loss import TracedLoss
 from .._tree import check_form
+from .._types import PyTree
 from ..inverse_hvp import CG, AbstractInverseHVP
 from ._condition import AbstractCondition
 from ._stationary import Stationary
@@ -31,7 +32,7 @@ class AbstractProblem(eqx.Module):
         """What its functions return."""
 
     @abc.abstractmethod
-    def over(self, change: Callable[[Callable], Callable]) -> "AbstractProblem":
+    def over(self, change: Callable[[Callable], Callable[..., Any]]) -> "AbstractProblem":
         """The same problem with each of its functions changed."""
 
     @abc.abstractmethod
@@ -43,7 +44,7 @@ class AbstractProblem(eqx.Module):
         return loss, theta0
 
     @abc.abstractmethod
-    def given(self, loss: Callable) -> Callable:
+    def given(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The function that a plain callable is to solve."""
 
     def inverse_hvp(self) -> AbstractInverseHVP:
@@ -57,8 +58,8 @@ class AbstractProblem(eqx.Module):
         """What it is solved for, from the theta and the multipliers of a record."""
         return theta
 
-    def functions(self) -> list[Callable]:
-        found: list[Callable] = []
+    def functions(self) -> list[Callable[..., Any]]:
+        found: list[Callable[..., Any]] = []
         self.over(lambda function: (found.append(function), function)[1])
         return found
 
@@ -90,26 +91,28 @@ def rejoin(loss: InnerLoss, theta: Params, multipliers: Multipliers | None) -> P
     return theta if problem is None else problem.rejoin(loss, theta, multipliers)
 
 
-def inverse_for(inner: Callable, inverse_hvp: Any) -> Any:
+def inverse_for(inner: Callable[..., Any], inverse_hvp: Any) -> Any:
     """`inverse_hvp`, or what the problem takes where that is None."""
     if inverse_hvp is None and isinstance(inner, AbstractProblem):
         return inner.inverse_hvp()
     return inverse_hvp
 
 
-def over_functions(inner: Callable, change: Callable[[Callable], Callable]) -> Callable:
+def over_functions(
+    inner: Callable[..., Any], change: Callable[[Callable], Callable[..., Any]]
+) -> Callable[..., Any]:
     """`inner`, or each function of the problem that it is, changed."""
     return inner.over(change) if isinstance(inner, AbstractProblem) else change(inner)
 
 
-def traced_functions(inner: Callable) -> list:
+def traced_functions(inner: Callable[..., Any]) -> list:
     return inner.functions() if isinstance(inner, AbstractProblem) else [inner]
 
 
 class Shaped(eqx.Module):
     """A function of theta whose value has to have the form of theta, in its types."""
 
-    loss: Callable
+    loss: Callable[..., Any]
     who: str = eqx.field(static=True)
     what: str = eqx.field(static=True)
 

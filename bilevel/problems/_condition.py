@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, PRNGKeyArray, Scalar
 
 from .._inner import Params
 from .._jaxpr import holds_primitive
@@ -14,6 +14,7 @@ from .._loops import loops_slowly
 from .._operator import AbstractOperator, Linear, Rederived
 from .._transposes import store_transposes
 from .._tree import vdot
+from .._types import PyTree
 
 
 class AbstractCondition(eqx.Module):

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Bool, PRNGKeyArray, Scalar
 
 from .._inner import InnerLoss, Params, check_scalar
 from .._point import Multipliers, Point
 from .._stationarity import inverse_unit
 from .._tree import divide, multiply, norm, vdot, wide_dtype
+from .._types import PyTree
 from ..inverse_hvp import Dense
 from ._base import AbstractProblem, check_function
 from ._condition import AbstractCondition
@@ -59,15 +60,15 @@ class Constrained(AbstractProblem):
         (Array([0.60, 0.40, 0.00], dtype=float32), Array([0.00, 0.00, 0.70], dtype=float32))
     """
 
-    loss: Callable
-    equality: Callable | None = None
-    inequality: Callable | None = None
+    loss: Callable[..., Any]
+    equality: Callable[..., Any] | None = None
+    inequality: Callable[..., Any] | None = None
     remedy: ClassVar[str] = (
         "`InteriorPoint()`, `Newton(Dense(), steps=20)`, or a function `(F, start) -> point` of "
         "the KKT residual F, whose points hold `theta` and `multipliers`"
     )
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_function(self.loss, "loss", "loss(theta, psi, *args)")
         if self.equality is None and self.inequality is None:
             raise ValueError(
@@ -78,20 +79,20 @@ class Constrained(AbstractProblem):
             if getattr(self, name) is not None:
                 check_function(getattr(self, name), name, f"{name}(theta, psi, *args)")
 
-    def __call__(self, theta, psi, *args, **kwargs):
+    def __call__(self, theta: PyTree, psi: PyTree, *args: Any, **kwargs: Any) -> Any:
         value = self.loss(theta, psi, *args, **kwargs)
         check_scalar(value, "loss")
         constraints = (self.equality, self.inequality)
         return value, *(f and f(theta, psi, *args, **kwargs) for f in constraints)
 
-    def over(self, change):
+    def over(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> "Constrained":
         constraints = (self.equality, self.inequality)
         return Constrained(change(self.loss), *(f and change(f) for f in constraints))
 
-    def inverse_hvp(self):
+    def inverse_hvp(self) -> Dense:
         return Dense()
 
-    def begin(self, loss, theta0):
+    def begin(self, loss: InnerLoss, theta0: Params) -> tuple[InnerLoss, Params]:
         if loss.has_aux:
             raise ValueError(
                 "inner_has_aux=True does not go with a Constrained problem, whose loss returns a "
@@ -101,20 +102,20 @@ class Constrained(AbstractProblem):
         held = eqx.tree_at(lambda at: at.units, loss, units, is_leaf=lambda at: at is None)
         return held, Point(theta0, multipliers)
 
-    def given(self, loss):
-        return _Residual(self.condition(loss))
+    def given(self, loss: Any) -> Callable[..., Any]:
+        return _Residual(KKT(loss))
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         return KKT(loss)
 
-    def multipliers(self, loss, at):
+    def multipliers(self, loss: Any, at: Params) -> Multipliers:
         equality, inequality = loss.units.of_multipliers()
         found = at.multipliers
         return Multipliers(
             multiply(found.equality, equality), multiply(found.inequality, inequality)
         )
 
-    def rejoin(self, loss, theta, multipliers):
+    def rejoin(self, loss: Any, theta: Params, multipliers: Any) -> Params:
         equality, inequality = loss.units.of_multipliers()
         found = Multipliers(
             divide(multipliers.equality, equality), divide(multipliers.inequality, inequality)
@@ -191,10 +192,10 @@ class KKT(AbstractCondition):
     loss: Any
     symmetric: ClassVar[bool] = False
 
-    def uses_psi(self):
+    def uses_psi(self) -> bool:
         return self.loss.inner.uses_psi(self.loss)
 
-    def value_and_residual(self, theta, key):
+    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
         at, multipliers = theta.theta, theta.multipliers
 
         def lagrangian(at):
@@ -206,7 +207,7 @@ class KKT(AbstractCondition):
         slack = jax.tree.map(lambda g, w: _fischer(-g, w), g, multipliers.inequality)
         return value, Point(gradient, Multipliers(h, slack))
 
-    def degenerate(self, theta):
+    def degenerate(self, theta: Params) -> Bool[Array, ""] | None:
         *_, g = scaled(self.loss, theta.theta)
         if not jax.tree.leaves(g):
             return None

@@ -2,9 +2,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import optax
+from jaxtyping import PRNGKeyArray, Scalar
 
 from .._inner import InnerLoss
 from .._tree import norm
+from .._types import Params, PyTree
 from ._base import AbstractProblem, Shaped, check_function
 from ._condition import AbstractCondition
 
@@ -36,29 +38,29 @@ class FixedPoint(AbstractProblem):
         True
     """
 
-    f: Callable
+    f: Callable[..., Any]
     remedy: ClassVar[str] = (
         "`FixedPointIteration()`, `Anderson()`, `Newton(Dense(), steps=10)`, `Optimistix` with a "
         "fixed-point solver or a root finder, or a function `(f, theta0) -> theta`"
     )
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_function(self.f, "f", "f(theta, psi, *args)")
 
-    def __call__(self, theta, psi, *args, **kwargs):
+    def __call__(self, theta: PyTree, psi: PyTree, *args: Any, **kwargs: Any) -> Any:
         return self.f(theta, psi, *args, **kwargs)
 
-    def given(self, loss):
+    def given(self, loss: Any) -> Callable[..., Any]:
         return iteration(loss)
 
-    def over(self, change):
+    def over(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> "FixedPoint":
         return FixedPoint(change(self.f))
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         return Fixed(loss)
 
 
-def iteration(loss: Callable) -> Shaped:
+def iteration(loss: Callable[..., Any]) -> Shaped:
     """f, whose value has the form of theta."""
     return Shaped(loss, "f", "point")
 
@@ -69,10 +71,10 @@ class Fixed(AbstractCondition):
     loss: Any
     symmetric: ClassVar[bool] = False
 
-    def uses_psi(self):
+    def uses_psi(self) -> bool:
         problem = self.loss.inner if isinstance(self.loss, InnerLoss) else None
         return problem.uses_psi(self.loss) if isinstance(problem, FixedPoint) else True
 
-    def value_and_residual(self, theta, key):
+    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
         residual = optax.tree.sub(theta, iteration(self.loss)(theta, key))
         return norm(residual), residual

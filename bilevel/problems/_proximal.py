@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Scalar
+from jaxtyping import PRNGKeyArray, Scalar
 
 from .._inner import InnerLoss, Params
 from .._tree import check_form
@@ -20,12 +20,12 @@ class Proximal(AbstractCondition):
     """
 
     loss: Any
-    prox: Callable
+    prox: Callable[..., Any]
     step_size: Scalar
     symmetric: ClassVar[bool] = False
     measure: ClassVar[str] = "gradient"
 
-    def value_and_residual(self, theta, key):
+    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
         value, gradient = Stationary(self.loss).value_and_residual(theta, key)
         after = proximal_step(self.loss, self.prox, self.step_size, theta, gradient)
         return value, jax.tree.map(
@@ -34,7 +34,11 @@ class Proximal(AbstractCondition):
 
 
 def proximal_step(
-    loss: Callable, prox: Callable, step_size: Scalar, theta: Params, gradient: Params
+    loss: Callable[..., Any],
+    prox: Callable[..., Any],
+    step_size: Scalar,
+    theta: Params,
+    gradient: Params,
 ) -> Params:
     """`prox(theta - step_size gradient, psi, step_size)`."""
     moved = jax.tree.map(lambda t, g: t - step_size.astype(t.dtype) * g, theta, gradient)

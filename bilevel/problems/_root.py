@@ -1,7 +1,10 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from jaxtyping import PRNGKeyArray, Scalar
+
 from .._tree import norm
+from .._types import Params, PyTree
 from ._base import AbstractProblem, Shaped, check_function
 from ._condition import AbstractCondition
 
@@ -39,25 +42,25 @@ class Root(AbstractProblem):
         True
     """
 
-    F: Callable
+    F: Callable[..., Any]
     remedy: ClassVar[str] = (
         "`Newton(Dense(), steps=10)`, `Optimistix` with a root finder, or a function "
         "`(F, theta0) -> theta`"
     )
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_function(self.F, "F", "F(theta, psi, *args)")
 
-    def __call__(self, theta, psi, *args, **kwargs):
+    def __call__(self, theta: PyTree, psi: PyTree, *args: Any, **kwargs: Any) -> Any:
         return self.F(theta, psi, *args, **kwargs)
 
-    def given(self, loss):
+    def given(self, loss: Any) -> Callable[..., Any]:
         return Shaped(loss, "F", "residual")
 
-    def over(self, change):
+    def over(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> "Root":
         return Root(change(self.F))
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         return Zero(loss)
 
 
@@ -67,9 +70,9 @@ class Zero(AbstractCondition):
     loss: Any
     symmetric: ClassVar[bool] = False
 
-    def uses_psi(self):
+    def uses_psi(self) -> bool:
         return self.loss.inner.uses_psi(self.loss)
 
-    def value_and_residual(self, theta, key):
+    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
         residual = Shaped(self.loss, "F", "residual")(theta, key)
         return norm(residual), residual

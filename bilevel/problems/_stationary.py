@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Scalar
 
 from .._inner import InnerLoss, evaluate, loss_holds
 from .._loops import CONVOLUTION, on_cpu
 from .._operator import AbstractOperator, Rederived
 from .._traced_loss import TracedLoss
+from .._types import PyTree
 from ._condition import AbstractCondition
 
 

@@ -1,9 +1,13 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import optax
 from jax import lax
+from jaxtyping import Array, PRNGKeyArray
 
-from ._base import AbstractSingleLoop, closed, moved, opened
+from .._types import PyTree
+from ._base import AbstractSingleLoop, State, closed, moved, opened
 
 
 class AmIGO(AbstractSingleLoop):
@@ -29,14 +33,20 @@ class AmIGO(AbstractSingleLoop):
 
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
-    def begin(self, psi, theta):
+    def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return optax.tree.zeros_like(theta)
 
-    def step(self, state, key=None, outer_args=(), inner_args=()):
+    def step(
+        self,
+        state: State,
+        key: PRNGKeyArray | None = None,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+    ) -> State:
         batch, psi, theta, keys = opened(self, state, key, 4, outer_args, inner_args)
         by_theta, by_psi, by_v = state.optimisers
         theta, by_theta = descend(batch, psi, theta, by_theta, keys[0], self.steps)
@@ -79,7 +89,7 @@ class StocBiO(AbstractSingleLoop):
     step_size: float = eqx.field(kw_only=True)
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
         if not self.step_size > 0:
@@ -87,10 +97,16 @@ class StocBiO(AbstractSingleLoop):
                 f"step_size={self.step_size} leads nowhere: give a positive number, e.g. 0.1."
             )
 
-    def begin(self, psi, theta):
+    def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return ()
 
-    def step(self, state, key=None, outer_args=(), inner_args=()):
+    def step(
+        self,
+        state: State,
+        key: PRNGKeyArray | None = None,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+    ) -> State:
         batch, psi, theta, keys = opened(self, state, key, 4, outer_args, inner_args)
         by_theta, by_psi, by_v = state.optimisers
         theta, by_theta = descend(batch, psi, theta, by_theta, keys[0], self.steps)

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Int, PRNGKeyArray, Scalar
 
 from .._descent import check_optimiser
 from .._inner import as_arrays, check_args, check_callable, check_scalar
 from .._tree import split_key
+from .._types import PyTree
 
 
 class State(eqx.Module):
@@ -29,7 +30,7 @@ class State(eqx.Module):
     count: Int[Array, ""]
     extra: Any
     optimisers: tuple[PyTree, PyTree, PyTree]
-    rest: tuple = eqx.field(static=True)
+    rest: tuple[Any, ...] = eqx.field(static=True)
 
     @property
     def psi(self) -> PyTree:
@@ -58,7 +59,7 @@ class AbstractSingleLoop(eqx.Module):
     psi: Any = eqx.field(static=True)
     v: Any = eqx.field(default=None, static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_callable(self.outer, "outer")
         check_callable(self.inner, "inner")
         for name in ("theta", "psi", "v"):
@@ -78,8 +79,8 @@ class AbstractSingleLoop(eqx.Module):
         self,
         state: State,
         key: PRNGKeyArray | None = None,
-        outer_args: tuple = (),
-        inner_args: tuple = (),
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
     ) -> State:
         """The state after one step of all variables."""
 
@@ -109,8 +110,8 @@ class Batch(eqx.Module):
 
     method: AbstractSingleLoop
     rest: tuple[PyTree, PyTree]
-    outer_args: tuple
-    inner_args: tuple
+    outer_args: tuple[Any, ...]
+    inner_args: tuple[Any, ...]
 
     def outer(self, theta, psi, key) -> Scalar:
         return self._loss(self.method.outer, "outer", theta, psi, self.outer_args, key)

@@ -1,9 +1,13 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, PRNGKeyArray
 
-from ._base import AbstractSingleLoop, closed, moved, opened
+from .._types import PyTree
+from ._base import AbstractSingleLoop, State, closed, moved, opened
 
 
 class F2SA(AbstractSingleLoop):
@@ -35,17 +39,23 @@ class F2SA(AbstractSingleLoop):
     penalty: float = eqx.field(default=1.0, kw_only=True)
     growth: float = eqx.field(default=0.01, kw_only=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not self.penalty > 0 or self.growth < 0:
             raise ValueError(
                 f"penalty={self.penalty} and growth={self.growth} lead away from the inner "
                 "problem: give a positive penalty, and a growth of 0 or more."
             )
 
-    def begin(self, psi, theta):
+    def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return theta, self.theta.init(theta)
 
-    def step(self, state, key=None, outer_args=(), inner_args=()):
+    def step(
+        self,
+        state: State,
+        key: PRNGKeyArray | None = None,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+    ) -> State:
         batch, psi, theta, keys = opened(self, state, key, 3, outer_args, inner_args)
         alone, by_alone = state.extra
         by_theta, by_psi, by_v = state.optimisers

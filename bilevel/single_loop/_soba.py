@@ -1,8 +1,12 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import optax
+from jaxtyping import Array, PRNGKeyArray
 
-from ._base import AbstractSingleLoop, closed, moved, opened
+from .._types import PyTree
+from ._base import AbstractSingleLoop, State, closed, moved, opened
 
 
 class SOBA(AbstractSingleLoop):
@@ -31,10 +35,16 @@ class SOBA(AbstractSingleLoop):
         Array([1.00, 1.00], dtype=float32)
     """
 
-    def begin(self, psi, theta):
+    def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return optax.tree.zeros_like(theta)
 
-    def step(self, state, key=None, outer_args=(), inner_args=()):
+    def step(
+        self,
+        state: State,
+        key: PRNGKeyArray | None = None,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+    ) -> State:
         batch, psi, theta, keys = opened(self, state, key, 2, outer_args, inner_args)
         in_theta, in_psi, in_v, value = directions(batch, psi, theta, state.extra, keys)
         by_theta, by_psi, by_v = state.optimisers
@@ -64,14 +74,20 @@ class MASOBA(AbstractSingleLoop):
 
     weight: float = eqx.field(default=0.1, kw_only=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not 0 < self.weight <= 1:
             raise ValueError(f"weight={self.weight} is no part of an average: give e.g. 0.1.")
 
-    def begin(self, psi, theta):
+    def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return optax.tree.zeros_like(theta), optax.tree.zeros_like(psi)
 
-    def step(self, state, key=None, outer_args=(), inner_args=()):
+    def step(
+        self,
+        state: State,
+        key: PRNGKeyArray | None = None,
+        outer_args: tuple[Any, ...] = (),
+        inner_args: tuple[Any, ...] = (),
+    ) -> State:
         batch, psi, theta, keys = opened(self, state, key, 2, outer_args, inner_args)
         v, average = state.extra
         in_theta, in_psi, in_v, value = directions(batch, psi, theta, v, keys)

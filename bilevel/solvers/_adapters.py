@@ -1,17 +1,19 @@
 """Solvers of other libraries."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._inner import evaluate, value_and_grad
 from .._result import Result
 from .._stationarity import inverse_unit
 from .._tree import check_form, multiply, norm, wide_dtype
+from .._types import PyTree
 from ..problems import FixedPoint
 from ..problems._base import AbstractProblem, problem_of
 from ._base import AbstractMinimiser, AbstractSolver, Steps, check_tol, refuse_key
@@ -37,7 +39,7 @@ class Jaxopt(AbstractMinimiser):
     solver: Any
     tol: float | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_tol(self.tol)
         if not (dataclasses.is_dataclass(self.solver) and hasattr(self.solver, "run")):
             raise ValueError(
@@ -45,7 +47,9 @@ class Jaxopt(AbstractMinimiser):
                 "`jaxopt.LBFGS(fun=None)`."
             )
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("Jaxopt", key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             theta, steps = _run_jaxopt(loss, self.solver, theta0)
@@ -91,25 +95,27 @@ class Optimistix(AbstractSolver):
     max_steps: int = eqx.field(default=256, static=True)
     tol: float | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_tol(self.tol)
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
-    def purpose(self):
+    def purpose(self) -> str:
         kinds = _kinds()
         names = ("fixed points", "minima", "roots", "least squares")
         found = [name for name, kind in zip(names, kinds, strict=True) if _is(self.solver, kind)]
         name = type(self.solver).__name__
         return f"{found[0] if found else 'nothing'} (by optimistix's {name})"
 
-    def suits(self, inner):
+    def suits(self, inner: Callable[..., Any]) -> bool:
         fixed, minimiser, root, squares = (_is(self.solver, kind) for kind in _kinds())
         if not isinstance(inner, AbstractProblem):
             return minimiser
         return minimiser or root or squares or (fixed and isinstance(inner, FixedPoint))
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("Optimistix", key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             problem = problem_of(loss)

@@ -1,13 +1,15 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._loops import Loop, iterate
 from .._result import Result
 from .._tree import norm
+from .._types import PyTree
 from ..problems._fixed_point import iteration
 from ._base import Steps, refuse_key
 from ._fixed_point import AbstractIteration, check_settings, settled
@@ -51,7 +53,7 @@ class Anderson(AbstractIteration):
     mixing: float | Scalar = 1.0
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_settings(self)
         if self.memory_size < 1:
             raise ValueError(
@@ -61,7 +63,9 @@ class Anderson(AbstractIteration):
         if isinstance(self.mixing, float | int) and not 0 < self.mixing <= 1:
             raise ValueError(f"mixing={self.mixing} is not in (0, 1]: give for example 1.0.")
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("Anderson", key)
         problem = _Problem(iteration(loss), theta0)
         state = _start(problem, self.max_steps, self.memory_size)
@@ -126,7 +130,7 @@ def _least_squares(rows: Float[Array, "m n"], target: Float[Array, " n"]) -> Flo
 
 
 class _Problem(eqx.Module):
-    f: Callable
+    f: Callable[..., Any]
     theta0: PyTree[Array]
 
 

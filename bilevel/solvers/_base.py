@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import InnerLoss, in_wide_type
 from .._point import Multipliers, primal
@@ -25,6 +25,7 @@ from .._tree import (
     wide_dtype,
     widen,
 )
+from .._types import PyTree
 from .._varying import as_shard_map_allows
 from ..problems._base import AbstractProblem, condition_of, problem_of
 from ..problems._condition import AbstractCondition, value_and_residual
@@ -111,7 +112,7 @@ class AbstractSolver(eqx.Module):
         """What is zero at the solution: the gradient of a loss, or the residual of a problem."""
         return condition_of(loss)
 
-    def suits(self, inner: Callable) -> bool:
+    def suits(self, inner: Callable[..., Any]) -> bool:
         """Whether it can solve `inner`: a loss, or one of `bilevel.problems`."""
         return True
 
@@ -186,16 +187,18 @@ class AbstractMinimiser(AbstractSolver):
 
     finds: ClassVar[str] = "minima of a loss"
 
-    def suits(self, inner):
+    def suits(self, inner: Callable[..., Any]) -> bool:
         return not isinstance(inner, AbstractProblem)
 
 
 class FunctionSolver(AbstractSolver):
     """Any callable `(loss, theta0) -> theta`."""
 
-    function: Callable
+    function: Callable[..., Any]
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         if key is not None:
             raise ValueError(
                 "key was given, but the solver is a plain callable that cannot pass one to the "
@@ -209,7 +212,7 @@ class FunctionSolver(AbstractSolver):
         return Steps(theta, jnp.asarray(0), empty, Result.not_judged)
 
 
-def as_solver(solver, inner: Callable | None = None) -> AbstractSolver:
+def as_solver(solver, inner: Callable[..., Any] | None = None) -> AbstractSolver:
     """`solver`, which has to suit `inner`, if that is given."""
     solver = _as_solver(solver)
     if inner is not None and not solver.suits(inner):

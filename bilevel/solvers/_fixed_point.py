@@ -1,17 +1,19 @@
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, split_key, wide_dtype
+from .._types import PyTree
 from ..problems import FixedPoint
 from ..problems._base import problem_of
+from ..problems._condition import AbstractCondition
 from ..problems._fixed_point import Fixed, iteration
 from ._base import AbstractSolver, Steps, check_tol
 
@@ -21,10 +23,10 @@ class AbstractIteration(AbstractSolver):
 
     finds: ClassVar[str] = "fixed points"
 
-    def suits(self, inner):
+    def suits(self, inner: Callable[..., Any]) -> bool:
         return isinstance(inner, FixedPoint)
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
         # A function that is no part of a problem, where the solver is called by itself, is f.
         return Fixed(loss) if problem_of(loss) is None else super().condition(loss)
 
@@ -55,10 +57,12 @@ class FixedPointIteration(AbstractIteration):
     tol: float | None = None
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_settings(self)
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         problem, state = _Problem(iteration(loss), theta0), _start(theta0, key, self.max_steps)
         state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
         ended = self.done(problem, state) if self.tol is None else True
@@ -103,7 +107,7 @@ def _inverse(contraction: Scalar) -> Scalar:
 
 
 class _Problem(eqx.Module):
-    f: Callable
+    f: Callable[..., Any]
     theta0: PyTree[Array]
 
 

@@ -4,13 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._descent import check_optimiser, descend
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._tree import norm, wide_dtype
+from .._types import PyTree
 from ._base import AbstractMinimiser, Steps, check_tol
 
 
@@ -40,14 +41,16 @@ class GradientDescent(AbstractMinimiser):
     scale: float | Scalar = 1.0
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} is negative: give 0 or more.")
         check_optimiser(self.transformation)
         check_tol(self.tol)
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         state = self.start(theta0, key)
         state = iterate(self.step, self.done, loss, state, self.steps, self.loop)
         return Steps(state.at.theta, state.at.count, state.losses, Result.not_judged, self.tol)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -5,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import lu_factor, lu_solve
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._loops import Loop, iterate
 from .._point import Multipliers, Point
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, wide_dtype
+from .._types import PyTree
 from ..problems import Constrained
 from ..problems._constrained import scaled
 from ._base import AbstractSolver, Steps, refuse_key
@@ -54,13 +56,15 @@ class InteriorPoint(AbstractSolver):
     loop: Loop = eqx.field(default="auto", static=True)
     finds: ClassVar[str] = "solutions of `Constrained` problems"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_settings(self)
 
-    def suits(self, inner):
+    def suits(self, inner: Callable[..., Any]) -> bool:
         return isinstance(inner, Constrained)
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("InteriorPoint", key)
         problem = _Problem(loss, theta0)
         state = iterate(
@@ -115,9 +119,9 @@ class InteriorPoint(AbstractSolver):
 
 class _Problem(eqx.Module):
     loss: Any
-    point0: Point
+    point0: Any  # a `Point`
 
-    def start(self):
+    def start(self) -> Array:
         return ravel_pytree(self.point0.theta)[0]
 
 

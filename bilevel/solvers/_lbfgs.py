@@ -6,13 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._stationarity import inverse_unit, step_to_stop_at
 from .._tree import multiply, norm, vdot, wide_dtype
+from .._types import PyTree
 from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
 
 PATIENCE = 10
@@ -47,13 +48,15 @@ class LBFGS(AbstractMinimiser):
     memory_size: int = eqx.field(default=10, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("LBFGS", key)
         problem, state = (
             _Problem(loss, theta0),

@@ -1,9 +1,13 @@
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._result import Result, worst
 from .._tree import norm, split_key
+from .._types import PyTree
 from ..inverse_hvp import CG, AbstractInverseHVP
 from ._base import AbstractSolver, Steps, check_tol
 
@@ -34,12 +38,14 @@ class Newton(AbstractSolver):
     steps: int = eqx.field(default=1, static=True)
     tol: float | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_tol(self.tol)
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         theta, losses, sizes, result = theta0, [], [], Result.successful
         condition, length = self.condition(loss), jnp.zeros(())
         for count in range(self.steps):

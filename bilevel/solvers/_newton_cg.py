@@ -3,13 +3,14 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import evaluate
 from .._loops import Loop, check_loop, choose, iterate
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, vdot, wide_dtype
+from .._types import PyTree
 from ..inverse_hvp import CG
 from ..problems._stationary import Stationary
 from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
@@ -53,7 +54,7 @@ class NewtonCG(AbstractMinimiser):
     cg_steps: int = eqx.field(default=64, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
         for name in ("max_steps", "cg_steps"):
@@ -66,7 +67,9 @@ class NewtonCG(AbstractMinimiser):
         if isinstance(self.forcing, float | int) and not 0 < self.forcing < 1:
             raise ValueError(f"forcing={self.forcing} is no relative residual: give e.g. 0.05.")
 
-    def solve(self, loss, theta0, key):
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
         refuse_key("NewtonCG", key)
         problem, state = _Problem(loss, theta0), _start(loss, theta0, self.max_steps)
         if choose(self.step, problem, state, self.max_steps, self.loop) == "dispatch":

@@ -5,13 +5,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, split_key, vdot, wide_dtype
+from .._types import PyTree
+from ..problems._condition import AbstractCondition
 from ..problems._proximal import Proximal, proximal_step
 from ._base import AbstractMinimiser, Steps, check_tol
 
@@ -60,7 +62,7 @@ class ProximalGradient(AbstractMinimiser):
     tol: float | None = None
     loop: Loop = eqx.field(default="auto", static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
         if isinstance(self.step_size, float | int) and self.step_size <= 0:
@@ -68,11 +70,19 @@ class ProximalGradient(AbstractMinimiser):
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
 
-    def condition(self, loss):
+    def condition(self, loss: Any) -> AbstractCondition:
+        return self._condition(loss)
+
+    def _condition(self, loss: Any) -> Proximal:
         return Proximal(loss, self.prox, jnp.asarray(self.step_size))
 
-    def solve(self, loss, theta0, key):
-        problem, state = _Problem(self.condition(loss), theta0), _start(theta0, key, self.max_steps)
+    def solve(
+        self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
+    ) -> Steps:
+        problem, state = (
+            _Problem(self._condition(loss), theta0),
+            _start(theta0, key, self.max_steps),
+        )
         state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
         ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
@@ -142,17 +152,13 @@ class ProjectedGradient(ProximalGradient):
         tol: float | None = None,
         loop: Loop = "auto",
     ):
-        self.prox = _Projection(projection)
-        self.step_size = step_size
-        self.max_steps = max_steps
-        self.tol = tol
-        self.loop = loop
+        super().__init__(_Projection(projection), step_size, max_steps, tol, loop)
 
 
 class _Projection(eqx.Module):
     projection: Callable[[PyTree, PyTree], PyTree]
 
-    def __call__(self, theta, psi, step_size):
+    def __call__(self, theta: PyTree, psi: PyTree, step_size: Any) -> PyTree:
         return self.projection(theta, psi)
 
 

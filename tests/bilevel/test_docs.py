@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import textwrap
 import warnings
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import pytest
 import bilevel
 
 DOCS = Path(__file__).parents[2] / "docs"
+QUICK = ["index.md", "stopping.md", "../README.md"]  # which has all of ../PACKAGE.md
 SLOW = ["choosing.md", "problems.md", "coming-from.md"]
 # Code of other libraries is fenced as `py`, which looks the same on the site and is not run.
 BLOCK = re.compile(r"^( *)```(python|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -88,7 +90,13 @@ def as_a_user(monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    ["index.md", "../README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)],
+    [
+        "index.md",
+        "stopping.md",
+        "../README.md",
+        "../PACKAGE.md",
+        *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW),
+    ],
 )
 def test_the_python_of_a_page_runs(page, as_a_user, capsys):
     names, printed = {}, ""
@@ -104,3 +112,24 @@ def test_the_python_of_a_page_runs(page, as_a_user, capsys):
 def words(text):
     """Without numbers, which differ from machine to machine."""
     return re.sub(r"[+-]?\d[\d.e+-]*", "0", " ".join(text.split()))
+
+
+def test_every_sentence_of_the_packages_has_an_answer():
+    names = runpy.run_path(str(DOCS / "answers.py"))
+    assert set(names["RESULTS"]) == {name for name, _ in names["strings_of"](
+        names["TOOLKIT"] / "_result.py", "Result"
+    )}  # fmt: skip
+    answers = names["answers"]()
+    assert answers.count("\n### ") > 200
+    for words in ("leaves no step to take", "is a class", "The Hessian of the inner loss has a"):
+        assert re.search(rf"^### .*{words}", answers, re.MULTILINE), words
+    assert names["MARK"] in (DOCS / "answers.md").read_text()
+
+
+def test_the_page_of_the_distribution_says_what_the_readme_says():
+    readme, package = (BLOCK.findall((DOCS / page).read_text()) for page in
+                       ("../README.md", "../PACKAGE.md"))  # fmt: skip
+    assert package and all(block in readme for block in package)
+    for page in ("../PACKAGE.md", "../applications/distillation/README.md"):
+        links = re.findall(r"\]\(([^)]+)\)", (DOCS / page).read_text())
+        assert not [link for link in links if "://" not in link], "it breaks on an index"

@@ -109,7 +109,7 @@ def test_evaluate_of_a_set_made_elsewhere(tmp_path, capsys):
     assert "foreign.npz" in said and "distilled set" in said and "random" not in said
     sentence = refused(capsys, "evaluate", path)
     assert sentence == (
-        f"bilevel-distill: dataset is not known from {str(path)!r} itself: name it, e.g. "
+        f"bilevel-distill: --dataset is not known from {str(path)!r} itself: name it, e.g. "
         "--dataset cifar10.\n"
     )
     np.savez(path, images=rng.normal(size=(4, 8, 8, 1)), labels=np.eye(4))
@@ -162,7 +162,7 @@ def test_evaluate_by_another_network(finished, capsys):
     said = capsys.readouterr().out
     assert "distilled set" in said and "%" in said
     sentence = refused(capsys, "evaluate", finished, "--network", "vgg11", "--norm", "instance")
-    assert "norm standardises each of 512 channels alone" in sentence
+    assert "--norm standardises each of 512 channels alone" in sentence
 
 
 def test_ranking_shows_the_scores_and_where_they_come_from(finished, capsys, monkeypatch):
@@ -258,11 +258,11 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
     nowhere, out = tmp_path / "nowhere", ["--out", tmp_path / "new"]
     for arguments, sentence in [
         (["run", "--dataset", "digit", *out], "did you mean 'digits'?"),
-        (["run", "--depth", 5, *out], "cannot be halved depth=5 times"),
+        (["run", "--depth", 5, *out], "cannot be halved --depth 5 times"),
         (["run", "--zca", *out], "use --no-zca."),
         ([*TINY, "--seed", 9, "--out", finished], "seed is 0 there and 9 here"),
-        (["evaluate", nowhere], f"path={str(nowhere)!r} does not exist: give a run's folder"),
-        (["evaluate", finished, "--no-zca"], "zca=False is for a set made elsewhere"),
+        (["evaluate", nowhere], f"{str(nowhere)!r} does not exist: give a run's folder"),
+        (["evaluate", finished, "--no-zca"], "--no-zca is for a set made elsewhere"),
         (["export", nowhere], f"{str(nowhere)!r} holds no run"),
         (["report", nowhere], f"{str(nowhere)!r} holds no run"),
         (["attack", nowhere], f"{str(nowhere)!r} holds no run"),
@@ -275,14 +275,14 @@ def test_mistakes_are_one_sentence_and_status_2(finished, tmp_path, capsys):
 
 def test_words_that_the_command_line_does_not_know_are_said(capsys):
     for arguments, words in [
-        (["run", "--method", "magic"], ("method='magic' is not known", "rcig")),
-        (["run", "--ipc", 0], ("ipc=0 is too small: give 1 or more.",)),
+        (["run", "--method", "magic"], ("--method magic is not known", "rcig")),
+        (["run", "--ipc", 0], ("--ipc 0 is too small: give 1 or more.",)),
         (["run", "--widht", 3], ("--widht",)),
         (["distil"], ("distil", "run", "sweep", "evaluate", "attack", "export", "report")),
         (["evaluate"], ("PATH",)),
         (
             ["evaluate", "here", "--steps", 0],
-            ("evaluation: steps=0 is too small: give 1 or more.",),
+            ("--steps 0 is too small: give 1 or more.",),
         ),
     ]:
         said = " ".join(refused(capsys, *arguments).split())
@@ -317,8 +317,8 @@ def test_a_folder_of_ones_own_images_in_two_commands(tmp_path, capsys, caplog):
     command = [*TINY, "--dataset", tmp_path / "pets", "--out", out]
     assert "resolution" in refused(capsys, *command)
     command += ["--resolution", "8"]
-    assert "ipc is 20 but class 'cats'" in refused(capsys, *command, "--ipc", "20")
-    assert "cannot be halved depth=9 times" in refused(capsys, *command, "--depth", "9")
+    assert "--ipc is 20 but class 'cats'" in refused(capsys, *command, "--ipc", "20")
+    assert "cannot be halved --depth 9 times" in refused(capsys, *command, "--depth", "9")
     assert not out.exists()
     main([str(argument) for argument in command])
     assert "cats/3.png" in caplog.text and "left out" in caplog.text

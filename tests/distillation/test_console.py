@@ -64,6 +64,7 @@ def test_off_a_terminal_progress_is_a_line_each_half_minute_and_one_at_the_end(m
             clock[0] += seconds
             reporter.advance(1, loss=0.5)
     assert file.getvalue().splitlines() == [
+        "distilling 4/10  compiling",
         "distilling 6/10  62 s left  loss 0.500", "distilling 10/10  0 s left  loss 0.500"
     ]  # fmt: skip
 

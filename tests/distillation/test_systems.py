@@ -14,7 +14,7 @@ from bilevel_distillation import BPTT, DC, DM, DSA, KIP, MTT, RFAD, Coreset
 from bilevel_distillation.engine import Batch
 from bilevel_distillation.networks import ConvNet, is_parameter, smooth_relu
 
-pytestmark = pytest.mark.usefixtures("compile_quickly", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 

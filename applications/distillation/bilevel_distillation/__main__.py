@@ -1,5 +1,5 @@
 """`python -m bilevel_distillation` is `bilevel-distill`."""
 
-from ._app import main
+from ._main import main
 
 main()

@@ -1,125 +1,29 @@
-"""The command line: `bilevel-distill run | sweep | evaluate | attack | export | report`."""
+"""The command line: what each command does, says, and how a mistake ends."""
 
+import contextlib
+import io
 import logging
 import sys
-from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import tyro
 from rich.console import Console
 
-from .._config import AttackConfig, EvaluateConfig, RunConfig
-from ._screen import screens
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Write a run's distilled set in another form.
-
-    Attributes:
-        path: a run's folder.
-        to: hf (a `datasets` folder with a card), npz (NumPy), or png (one picture an image).
-        out: a new folder for it.
-    """
-
-    path: Annotated[Path, tyro.conf.Positional]
-    to: Literal["hf", "npz", "png"] = "hf"
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(help_behavior_hint="(default: dataset, npz or png in the run's folder)"),
-    ] = None
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Draw the page of a run: one HTML file, as far as the run is.
-
-    Attributes:
-        path: a run's folder.
-        out: the file to write.
-    """
-
-    path: Annotated[Path, tyro.conf.Positional]
-    out: Annotated[
-        Path | None, tyro.conf.arg(help_behavior_hint="(default: report.html in the run's folder)")
-    ] = None
-
-
-@dataclass(frozen=True)
-class RunCommand(RunConfig):
-    """Settings of a run, and how it is started.
-
-    Attributes:
-        dry_run: only say what memory and time the run will take.
-        distributed: this is one of several processes: start the same command in each. Outside of
-            Slurm, Open MPI, Kubernetes and Cloud TPUs the environment variables
-            JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
-            JAX_PROCESS_ID (from 0) say which.
-    """
-
-    dry_run: bool = False
-    distributed: bool = False
-
-    def config(self) -> RunConfig:
-        return _without_more(self)
-
-
-@dataclass(frozen=True)
-class SweepCommand(RunConfig):
-    """Settings of all runs, and what varies.
-
-    Attributes:
-        out: the sweep's folder; each run has its own in it, and one that is there goes on.
-        vary: a setting and its values, such as seed=0,1,2; may be given several times, and all
-            combinations are run.
-        jobs: runs at a time, in processes of their own if more than one.
-        cluster: the address of a Dask scheduler whose workers take the runs.
-    """
-
-    out: Path = Path("runs/sweep")
-    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    jobs: int = 1
-    cluster: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: this machine)")] = (
-        None
-    )
-
-    def config(self) -> RunConfig:
-        return _without_more(self)
-
-
-def _without_more(command: RunConfig) -> RunConfig:
-    return RunConfig(**{f.name: getattr(command, f.name) for f in fields(RunConfig)})
-
-
-Command = (
-    Annotated[
-        RunCommand,
-        tyro.conf.subcommand(
-            "run",
-            description="Distil a data set into a folder; a run that the folder holds goes on.",
-        ),
-    ]
-    | Annotated[
-        SweepCommand,
-        tyro.conf.subcommand(
-            "sweep",
-            description="Distil with all combinations of some settings' values, for one table.",
-        ),
-    ]
-    | Annotated[
-        EvaluateConfig,
-        tyro.conf.subcommand(
-            "evaluate",
-            description="Train networks from scratch on a distilled set and test them on held-out "
-            "images.",
-        ),
-    ]
-    | Annotated[AttackConfig, tyro.conf.subcommand("attack")]
-    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
-    | Annotated[ReportConfig, tyro.conf.subcommand("report")]
+from ._commands import (
+    AttackCommand,
+    Command,
+    DatasetsConfig,
+    EvaluateCommand,
+    ExportConfig,
+    ReportConfig,
+    RunCommand,
+    SweepCommand,
+    examples_of,
 )
+from ._screen import screens
+from ._speech import in_flags, out_of_box
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -135,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
             return
         if screen.lost is not None:
             print(f"bilevel-distill: not all could be shown ({screen.lost}).", file=sys.stderr)
-            if isinstance(command, EvaluateConfig):
+            if isinstance(command, EvaluateCommand):
                 raise SystemExit(1)
 
 
@@ -143,14 +47,7 @@ def _main(arguments: list[str]) -> Any:
     if arguments == ["--version"]:
         print(f"bilevel-distill {version('bilevel-distillation')}")
         return None
-    command: Any = tyro.cli(
-        Command,  # pyright: ignore
-        prog="bilevel-distill",
-        description="Condense a training set into a few synthetic images per class. "
-        "(--version prints the version.)",
-        args=arguments or ["--help"],
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
-    )
+    command = _read(arguments or ["--help"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.raiseExceptions = False  # a log that cannot be shown
@@ -160,31 +57,54 @@ def _main(arguments: list[str]) -> Any:
             _run(command, console)
         elif isinstance(command, SweepCommand):
             _sweep(command, console)
-        elif isinstance(command, EvaluateConfig):
+        elif isinstance(command, EvaluateCommand):
             _evaluate(command, console)
-        elif isinstance(command, AttackConfig):
+        elif isinstance(command, AttackCommand):
             _attack(command, console)
         elif isinstance(command, ExportConfig):
             _export(command, console)
+        elif isinstance(command, DatasetsConfig):
+            _datasets(console)
         else:
             _report(command, console)
     except (ValueError, OSError) as error:
-        _leave(str(error), 2)
+        _leave(in_flags(str(error), arguments[0]), 2)
     except KeyboardInterrupt:
         _leave("interrupted.", 130)
     return command
 
 
-def _run(command: RunCommand, console: Console) -> None:
+def _read(arguments: list[str]) -> Any:
+    asks = [word for word in arguments if word in ("-h", "--help")]
+    boxes = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxes):
+            return tyro.cli(
+                Command,
+                prog="bilevel-distill",
+                description="Condense a training set into a few synthetic images per class. "
+                "(--version prints the version.)",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
+            )
+    except SystemExit as ending:
+        if asks and not ending.code:
+            print(f"\n{examples_of(arguments)}")
+        if ending.code:
+            _leave(out_of_box(boxes.getvalue()), 2)
+        raise
+
+
+def _run(command: Any, console: Console) -> None:
     from .._artifacts import RunFolder
     from .._running import is_first, join_processes
     from ._console import ConsoleReporter, results_table
     from ._run import Interrupted, run
 
-    if command.distributed:
-        join_processes()
     config = command.config()
-    if command.dry_run:
+    if command.machine.distributed:
+        join_processes()
+    if command.machine.dry_run:
         from .._engine import estimate
 
         _say(console, f"{estimate(config)}.")
@@ -205,44 +125,46 @@ def _run(command: RunCommand, console: Console) -> None:
         _say(console, f"the run on a page: {folder.report}")
 
 
-def _sweep(command: SweepCommand, console: Console) -> None:
+def _sweep(command: Any, console: Console) -> None:
     from .._artifacts import SweepFolder
     from ._console import ConsoleReporter, sweep_table
     from ._run import Interrupted
     from ._sweep import read_vary, sweep
 
-    vary = read_vary(command.vary)
+    config, how = command.config(), command.sweep
+    vary = read_vary(how.vary)
     with ConsoleReporter(console) as reporter:
         try:
             results = sweep(
-                command.config(),
+                config,
                 vary,
-                jobs=command.jobs,
-                cluster=command.cluster,
+                jobs=how.jobs,
+                cluster=how.cluster,
                 reporter=reporter,
             )
         except Interrupted as interruption:
             _leave(str(interruption), 130)
-    console.print(sweep_table(results.settings, f"{command.out.name}: over seeds"))
-    folder = SweepFolder(command.out)
+    console.print(sweep_table(results.settings, f"{config.out.name}: over seeds"))
+    folder = SweepFolder(config.out)
     _say(console, f"all figures: {folder.results} and {folder.table}")
     failed = [name for name, one in results.runs.items() if one.error is not None]
     if failed:
         _leave(f"{len(failed)} of {len(results.runs)} runs failed: {'; '.join(failed)}.", 1)
 
 
-def _evaluate(command: EvaluateConfig, console: Console) -> None:
+def _evaluate(command: Any, console: Console) -> None:
     from .._artifacts import RunFolder
     from .._judging import reevaluate
     from ._console import ConsoleReporter, architectures_table, ranking_table, results_table
 
+    asked = command.config()
     with ConsoleReporter(console) as reporter:
-        evaluations = reevaluate(command, reporter)
-    name = command.path.resolve().name
+        evaluations = reevaluate(asked, reporter)
+    name = asked.path.resolve().name
     several = len(evaluations) > 1
     if several:
         console.print(architectures_table(evaluations, name))
-        folder = RunFolder(command.path)
+        folder = RunFolder(asked.path)
         if folder.config.exists():
             folder.keep_evaluations({(e.network, e.norm): e.accuracies for e in evaluations})
             _say(console, f"kept for the run's page: {folder.evaluations}")
@@ -254,13 +176,14 @@ def _evaluate(command: EvaluateConfig, console: Console) -> None:
             console.print(ranking_table(one.ranking, name + pair))
 
 
-def _attack(command: AttackConfig, console: Console) -> None:
+def _attack(command: Any, console: Console) -> None:
     from .._artifacts import RunFolder
     from .._judging import attack
     from ._console import ConsoleReporter, attack_table
 
+    asked = command.config()
     with ConsoleReporter(console) as reporter:
-        results = attack(command, reporter)
+        results = attack(asked, reporter)
     console.print(attack_table(results, f"{command.path.resolve().name}: members or not"))
     _say(console, f"all figures: {RunFolder(command.path).attack}")
 
@@ -284,6 +207,13 @@ def _report(command: ReportConfig, console: Console) -> None:
     from .._page import report
 
     _say(console, f"written: {report(command.path, command.out)}")
+
+
+def _datasets(console: Console) -> None:
+    from ._datasets import datasets_table
+
+    console.print(datasets_table())
+    _say(console, "and any hub name or local folder of images: --dataset NAME_OR_FOLDER")
 
 
 def _say(console: Console, message: str) -> None:

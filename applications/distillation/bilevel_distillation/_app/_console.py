@@ -19,9 +19,10 @@ from rich.text import Text
 from .._artifacts import TRAINED_ON, Accuracies, AttackResults, in_words, percent, spread
 from .._judging import Evaluation, Ranking
 from .._running import Reporter
-from ._swept import OverSeeds, SweptSetting
+from ._swept import SweptSetting
 
 LINE_SECONDS = 30.0
+_FIRST = "compiling"
 
 
 class ConsoleReporter(Reporter):
@@ -61,8 +62,10 @@ class ConsoleReporter(Reporter):
             )
             self._progress.start()
             self._task = self._progress.add_task(
-                description, total=total, completed=done, figures=""
+                description, total=total, completed=done, figures=_FIRST
             )
+        elif done < total:
+            self.say(f"{description} {done}/{total}  {_FIRST}")
 
     def advance(self, count: int, **figures: float) -> None:
         self._done += count
@@ -165,14 +168,6 @@ def sweep_table(rows: Sequence[SweptSetting], title: str) -> Table:
     for name in (*_KINDS.values(), "runs", "failed"):
         table.add_column(name, justify="right")
     for row in rows:
-        found = map(_over_seeds, (row.distilled, row.random_subset))
+        found = map(str, (row.distilled, row.random_subset))
         table.add_row(*map(str, row.varied.values()), *found, str(row.seeds), str(row.failed or ""))
     return table
-
-
-def _over_seeds(found: OverSeeds) -> str:
-    if found.mean is None:
-        return "\N{EN DASH}"
-    if found.deviation is None:
-        return f"{100 * found.mean:.1f} %"
-    return f"{100 * found.mean:.1f} ± {100 * found.deviation:.1f} %"

@@ -315,12 +315,14 @@ def _judge(
     distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
 ) -> Accuracies:
     config, data = distillation.config, distillation.data
-    reporter.begin("evaluating", 2 * config.evaluation.repeats, 0)
+    reporter.begin("evaluating", config.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
     accuracies = judge(config, held, distilled, done=done)
+    reporter.end()
+    reporter.begin("the baseline, random images", config.evaluation.repeats, 0)
     of_subsets = judge_random_subsets(config, data, held, distilled, done=done)
     reporter.end()
     return Accuracies(tuple(accuracies), tuple(of_subsets))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._artifacts import Accuracies
+from .._artifacts import Accuracies, lines, table
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class OverSeeds:
 
     mean: float | None
     deviation: float | None
+
+    def __str__(self) -> str:
+        """In percent."""
+        if self.mean is None:
+            return "\N{EN DASH}"
+        if self.deviation is None:
+            return f"{100 * self.mean:.1f} %"
+        return f"{100 * self.mean:.1f} ± {100 * self.deviation:.1f} %"
 
     @classmethod
     def of(cls, runs: list[tuple[float, ...]]) -> "OverSeeds":
@@ -94,6 +102,27 @@ class SweepResults:
             setting = tuple((k, v) for k, v in run.varied.items() if k != "seed")
             groups.setdefault(setting, []).append(run)
         return [SweptSetting.of(dict(setting), runs) for setting, runs in groups.items()]
+
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        rows = self.settings
+        names = [*rows[0].varied] if rows else []
+        header = [*names, "distilled set", "random subset, same size", "runs", "failed"]
+        return header, [
+            [
+                *map(str, row.varied.values()),
+                str(row.distilled),
+                str(row.random_subset),
+                str(row.seeds),
+                str(row.failed or ""),
+            ]
+            for row in rows
+        ]
+
+    def __str__(self) -> str:
+        return lines(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return table("", *self._shown())
 
     def to_json(self) -> dict[str, Any]:
         """As `results.json` holds them."""

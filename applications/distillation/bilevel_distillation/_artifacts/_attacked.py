@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from ._figures import in_words, percent, spread
 from ._reading import finite
+from ._shown import lines, table
 
 Kind = Literal["distilled", "random_subset", "real_data"]
 TRAINED_ON: tuple[Kind, ...] = get_args(Kind)
@@ -67,6 +69,23 @@ class AttackResults:
     random_subset: tuple[AttackedNetwork, ...] = ()
     real_data: tuple[AttackedNetwork, ...] = ()
 
+    def _rows(self) -> list[list[str]]:
+        """A row for each attacker, and one for the test accuracy; a column for each kind."""
+        kinds = [self.of(kind) for kind in TRAINED_ON]
+        names = dict.fromkeys(name for networks in kinds for one in networks for name in one.auc)
+        rows = [
+            [in_words(name), *(_over([one.auc[name] for one in networks]) for networks in kinds)]
+            for name in names
+        ]
+        found = [[one.test_accuracy for one in networks] for networks in kinds]
+        return [*rows, ["test accuracy", *(percent(one) if one else "" for one in found)]]
+
+    def __str__(self) -> str:
+        return lines(_HEADER, self._rows())
+
+    def _repr_html_(self) -> str:
+        return table("", _HEADER, self._rows())
+
     def of(self, kind: Kind) -> tuple[AttackedNetwork, ...]:
         """The networks trained on one kind of data."""
         return getattr(self, kind)
@@ -94,6 +113,13 @@ class AttackResults:
         if len({tuple(one.auc) for networks in kinds.values() for one in networks}) > 1:
             raise ValueError("attackers differ")
         return cls(settings, **kinds)
+
+
+_HEADER = ("attacker, AUC", "distilled set", "random subset, same size", "real data")
+
+
+def _over(figures: list[float]) -> str:
+    return spread(figures) if figures else ""
 
 
 def _networks(kind: Kind, found: Any) -> tuple[AttackedNetwork, ...]:

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from ..data import Preprocessor
 from ._arrays import names_in, read_arrays, write_arrays
 from ._reading import guarded, parse_json
+from ._usable import Usable
 
 _FLIP_UP_TO = 1000
 _PREFIX = "preprocess_"
@@ -28,8 +29,8 @@ class NoPreprocessor(ValueError):
     """A file of images that does not say how they were preprocessed."""
 
 
-@dataclass(frozen=True, eq=False)
-class DistilledSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class DistilledSet(Usable):
     """A few synthetic images with soft labels, and how to train on them.
 
     A network is trained on it by squared error between its outputs and `labels`, and predicts

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._reading import finite
+from ._shown import ACCURACIES, accuracy_rows, lines, table
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,12 @@ class Accuracies:
 
     distilled: tuple[float, ...]
     random_subset: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        return lines(ACCURACIES, accuracy_rows(self.distilled, self.random_subset))
+
+    def _repr_html_(self) -> str:
+        return table("", ACCURACIES, accuracy_rows(self.distilled, self.random_subset))
 
     def to_json(self) -> dict[str, Any]:
         """As `results.json` holds them."""

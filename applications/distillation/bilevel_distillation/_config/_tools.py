@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
@@ -10,17 +10,6 @@ from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, one_of
 from ._evaluation import EvaluationConfig
 from ._types import AsDistilled, Network, Open
-
-
-@dataclass(frozen=True)
-class _AsFlags(EvaluationConfig):
-    """An `EvaluationConfig` as flags of `evaluate`, where the network and its normalisation may be
-    several, and so have flags of their own."""
-
-    network: tyro.conf.Suppress[tyro.conf.Fixed[Network]] = "convnet"
-    norm: tyro.conf.Suppress[tyro.conf.Fixed[NormName | None]] = None
-
-    prefix: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -58,9 +47,7 @@ class EvaluateConfig:
     norm: Annotated[
         tuple[NormName, ...], tyro.conf.arg(help_behavior_hint="(default: as distilled)")
     ] = ()
-    evaluation: Annotated[
-        EvaluationConfig, tyro.conf.arg(constructor=_AsFlags), tyro.conf.OmitArgPrefixes
-    ] = field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     depth: AsDistilled[int] = None
     padding: AsDistilled[int] = None
     flip: AsDistilled[bool] = None

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._artifacts import DistilledSet
@@ -76,14 +77,14 @@ class Distillation:
         Raises:
             ValueError: settings or data that cannot work, before anything is computed.
         """
-        self.mesh = make_mesh(config.devices)
-        self.data = load_data(config) if data is None else data
+        self.mesh: Mesh | None = make_mesh(config.devices)
+        self.data: ImageData = load_data(config) if data is None else data
         own = type(method) if isinstance(method, AbstractMethod) else method
         presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
         self.beginning = beginning_of(config, self.data, beginning)
         config = with_its_settings(config, self.beginning)
-        self.config = resolve(config, self.data.image_shape, self.data.classes, presets)
-        self.recipe = make_recipe(
+        self.config: RunConfig = resolve(config, self.data.image_shape, self.data.classes, presets)
+        self.recipe: Recipe = make_recipe(
             what_compiles(self.config),
             self.data.image_shape,
             self.data.classes,
@@ -98,17 +99,17 @@ class Distillation:
             preprocessor = self.beginning.preprocessor
         if preprocessor is None:
             preprocessor = Preprocessor.fit(self.data.train_images, zca=bool(self.config.zca))
-        self.preprocessor = preprocessor
-        self.has_own_network = make_network is not None
-        self.method_name = config.method if own is None else own.__name__
-        self.state = spread(self.mesh, self._first_state())
-        self.prepared: PyTree = None
+        self.preprocessor: Preprocessor = preprocessor
+        self.has_own_network: bool = make_network is not None
+        self.method_name: str = config.method if own is None else own.__name__
+        self.state: State = spread(self.mesh, self._first_state())
+        self.prepared: Any = None
         self._is_chosen = False
-        self.preparation_seconds = 0.0
-        self.resident = self._keep()
+        self.preparation_seconds: float = 0.0
+        self.resident: Training | None = self._keep()
         self._ahead: dict[int, tuple[Training, Draws]] = {}
-        self.iteration = 0
-        self.seconds = 0.0
+        self.iteration: int = 0
+        self.seconds: float = 0.0
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
         self._step = meta_step if is_dispatched(self.mesh) else compiled_meta_step

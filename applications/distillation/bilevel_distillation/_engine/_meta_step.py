@@ -54,14 +54,14 @@ def _whole(kept, state: State) -> tuple[State, Metrics]:
 class _CompiledMetaStep:
     """`meta_step` as one program. It uses up the state that it is given, and nothing else."""
 
-    def __call__(self, fixed, state: State, draws: Draws) -> tuple[State, Metrics]:
+    def __call__(self, fixed: Any, state: State, draws: Draws) -> tuple[State, Metrics]:
         return _whole((fixed, draws), state)
 
-    def lower(self, fixed, state: State, draws: Draws) -> Any:
+    def lower(self, fixed: Any, state: State, draws: Draws) -> Any:
         return cast(Any, _whole).lower((fixed, draws), state)
 
 
-compiled_meta_step = _CompiledMetaStep()
+compiled_meta_step: _CompiledMetaStep = _CompiledMetaStep()
 
 
 @jax.jit

@@ -1,11 +1,12 @@
 """A pool of partly trained networks, stacked on the device."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._problem import Coreset, squared_error
 from .._running import accumulate, compiled, part_size
@@ -25,7 +26,7 @@ class Pool(eqx.Module):
     """
 
     networks: AbstractNetwork
-    optimisers: PyTree[Array]
+    optimisers: Any
     ages: Int[Array, " models"]
 
 
@@ -33,7 +34,7 @@ class Member(eqx.Module):
     """One network of a pool."""
 
     network: AbstractNetwork
-    optimiser: PyTree[Array]
+    optimiser: Any
     age: Int[Array, ""]
 
 
@@ -79,7 +80,7 @@ def put(pool: Pool, index: Int[Array, ""], member: Member) -> Pool:
 
 def train_step(
     member: Member,
-    optimiser,
+    optimiser: Any,
     coreset: Coreset,
     microbatch: int | None = None,
     loss: Loss = squared_error,

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Int, PRNGKeyArray, Scalar
 
 from .._problem import AbstractMethod, AbstractSolver, Coreset, Rates
 from ._pool import MakeNetwork, Pool
@@ -67,12 +67,12 @@ class State(eqx.Module):
     """
 
     coreset: Coreset
-    optimiser: PyTree[Array]
+    optimiser: Any
     averaged: Coreset
-    average: PyTree[Array]
+    average: Any
     pool: Pool
     rates: Rates
-    carried: PyTree[Array] = None
+    carried: Any = None
 
 
 class Draws(eqx.Module):

@@ -25,6 +25,12 @@ class Ranking:
     distilled_plain: float
     random_plain: float
 
+    def __str__(self) -> str:
+        return (
+            f"label-robust score         {self.label_robust_score:.1f}\n"
+            f"augmentation-robust score  {self.augmentation_robust_score:.1f}"
+        )
+
     @property
     def label_robust_score(self) -> float:
         """What is gained over random images, and what hard labels lose to all data; 0 to 100."""

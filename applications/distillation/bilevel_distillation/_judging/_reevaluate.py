@@ -40,6 +40,10 @@ class Evaluation:
     accuracies: Accuracies
     ranking: Ranking | None = None
 
+    def __str__(self) -> str:
+        scores = [] if self.ranking is None else [str(self.ranking)]
+        return "\n".join([f"{self.network}, norm {self.norm}", str(self.accuracies), *scores])
+
     def to_json(self) -> dict[str, Any]:
         pair = {"network": self.network, "norm": self.norm}
         ranking = {} if self.ranking is None else {"ranking": asdict(self.ranking)}

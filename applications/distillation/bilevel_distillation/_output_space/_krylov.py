@@ -1,5 +1,7 @@
 """The toolkit's conjugate gradients with A = J J^T + R, preconditioned with R, in parts."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ class Solution(eqx.Module):
     error: Scalar
     result: Result
     searched: Searched | None
-    pulled: Tangent | None
+    pulled: Any  # a `Tangent` or None
 
 
 class _Progress(eqx.Module):
@@ -45,7 +47,7 @@ class _Progress(eqx.Module):
 
     state: ConjugateGradientState
     scale: Scalar
-    pulled: Tangent | None
+    pulled: Any  # a `Tangent` or None
 
 
 def conjugate_gradients(

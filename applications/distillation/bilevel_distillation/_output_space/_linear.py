@@ -24,12 +24,14 @@ best for that theta: R^-1 (y - u(theta)) is alpha plus the preconditioned residu
 itself is taken, which is nearer to the solution.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._problem import AbstractLinearized, AbstractSolver, Coreset, MetaGradient
+from .._problem import AbstractLinearized, AbstractSolver, Batch, Coreset, MetaGradient
 from .._running import accumulate, compiled, in_parts, join, part_size, slices
 from ..networks import AbstractNetwork
 from ._kernel import Kernel
@@ -58,7 +60,7 @@ class Linear(AbstractSolver):
     dtype: str | None = eqx.field(default=None, static=True)
     remat: bool = eqx.field(default=False, static=True)
 
-    def gradient(self, method, coreset, batch):
+    def gradient(self, method: Any, coreset: Coreset, batch: Batch) -> MetaGradient:
         return linear_gradient(
             self, method, coreset, batch.network, batch.images, batch.targets, batch.key
         )

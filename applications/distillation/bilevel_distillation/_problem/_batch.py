@@ -3,7 +3,7 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from ..networks import AbstractNetwork
 
@@ -34,6 +34,6 @@ class Batch(eqx.Module):
     network: AbstractNetwork
     rates: Rates | None = None
     key: PRNGKeyArray | None = None
-    carried: PyTree[Any] = None
-    prepared: PyTree[Any] = None
+    carried: Any = None
+    prepared: Any = None
     fresh: AbstractNetwork | None = None

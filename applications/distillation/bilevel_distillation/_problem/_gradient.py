@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, Scalar
 
 from ._coreset import Coreset
 
@@ -35,7 +35,7 @@ class MetaGradient(eqx.Module):
     inner: Any = None
     adjoint: Any = None
     measured: dict[str, Scalar] = eqx.field(default_factory=dict)
-    carried: PyTree[Any] = None
+    carried: Any = None
 
     @property
     def grad(self) -> Coreset:

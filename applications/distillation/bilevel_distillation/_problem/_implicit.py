@@ -65,13 +65,13 @@ class AbstractImplicit(AbstractMethod):
         return self.solver.gradient(self, coreset, batch)
 
     @abc.abstractmethod
-    def start(self, network: AbstractNetwork) -> PyTree[Array]:
+    def start(self, network: AbstractNetwork) -> Any:
         """theta0: where the inner problem starts."""
 
     @abc.abstractmethod
     def inner(
         self,
-        theta: PyTree[Array],
+        theta: Any,
         coreset: Coreset,
         network: AbstractNetwork,
         *,
@@ -82,7 +82,7 @@ class AbstractImplicit(AbstractMethod):
     @abc.abstractmethod
     def outer(
         self,
-        theta: PyTree[Array],
+        theta: Any,
         coreset: Coreset,
         network: AbstractNetwork,
         images: Images,
@@ -99,7 +99,9 @@ class AbstractImplicit(AbstractMethod):
         """Whether derivatives go through a part of the distilled images."""
         return self.n_subset is not None and self.n_subset < coreset.rows
 
-    def on_support(self, function: Callable, theta, network, images: Images, key) -> Any:
+    def on_support(
+        self, function: Callable[..., Any], theta: Any, network: Any, images: Images, key: Any
+    ) -> Any:
         """`function(theta, network, images)` on the distilled images."""
         if self.n_subset is None or key is None:
             return in_parts(lambda x: function(theta, network, x), images, self.microbatch)
@@ -122,10 +124,10 @@ class AbstractLinearized(AbstractImplicit):
     """Whether the last layer is solved in closed form."""
 
     @abc.abstractmethod
-    def moving(self, network: AbstractNetwork) -> PyTree[bool]:
+    def moving(self, network: AbstractNetwork) -> Any:
         """Which arrays of the network theta moves."""
 
-    def start(self, network):
+    def start(self, network: AbstractNetwork) -> Any:
         return linearize(network, filter_spec=self.moving(network)).tangent
 
 

@@ -89,7 +89,7 @@ class AbstractMethod(eqx.Module):
         """In how many parts `prepare` is done."""
         return 1
 
-    def begin(self, coreset: Coreset) -> PyTree[Any]:
+    def begin(self, coreset: Coreset) -> Any:
         """What the first batch carries: arrays of the method's own, or None."""
         return None
 

@@ -1,9 +1,10 @@
 """Methods that train the body alone: the last layer is solved in closed form."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from bilevel import RidgeHead, reparameterize_last_layer
 
@@ -29,14 +30,29 @@ class AbstractReparameterized(AbstractImplicit):
 
     @abc.abstractmethod
     def features_and_offset(
-        self, theta: PyTree[Array], network: AbstractNetwork, images: Images
+        self, theta: Any, network: AbstractNetwork, images: Images
     ) -> tuple[Float[Array, "n features"], OneHot]:
         """h(x) and u(theta, x)."""
 
-    def inner(self, theta, coreset, network, *, key=None):
+    def inner(
+        self,
+        theta: Any,
+        coreset: Coreset,
+        network: AbstractNetwork,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Scalar:
         return self._reduced(self._inner, coreset, key)(theta, coreset, network)
 
-    def outer(self, theta, coreset, network, images, targets, key=None):
+    def outer(
+        self,
+        theta: Any,
+        coreset: Coreset,
+        network: AbstractNetwork,
+        images: Images,
+        targets: OneHot,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Scalar, OneHot]:
         reduced = self._reduced(self._outer, coreset, key)
         return reduced(theta, coreset, network, images, targets)
 

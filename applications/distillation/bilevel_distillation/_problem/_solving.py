@@ -40,12 +40,12 @@ class Adam(AbstractSolver):
     """
 
     steps: int = eqx.field(default=20, static=True)
-    has_rates = True
+    has_rates: ClassVar[bool] = True
 
     def inverse_hvp(self, rates: Rates) -> Any:
         return SGD(adam, self.steps, scale=rates.adjoint, rederive=True)
 
-    def gradient(self, method, coreset, batch):
+    def gradient(self, method: Any, coreset: Coreset, batch: Batch) -> MetaGradient:
         if batch.rates is None:
             raise ValueError("rates of the batch are None: give Adam's rates.")
         compute = hypergradient(

@@ -29,7 +29,7 @@ class Call(eqx.Module):
 
     name: str
     program: Any
-    arguments: tuple
+    arguments: tuple[Any, ...]
     seconds: float
 
 

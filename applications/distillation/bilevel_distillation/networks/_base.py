@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._normalization import is_parameter
 
@@ -51,7 +51,7 @@ class AbstractNetwork(eqx.Module):
         return self.features_and_outputs(x)[1]
 
 
-def is_body(network: AbstractNetwork) -> PyTree[bool]:
+def is_body(network: AbstractNetwork) -> Any:
     """Which arrays of a network are body parameters: all that are trained, but for the weight of
     the last layer.
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 NormName = Literal["none", "batch", "instance", "group", "layer"]
 T = TypeVar("T", bound=eqx.Module)
@@ -82,7 +82,7 @@ class BatchNorm(eqx.Module):
             return self.standardize(x, *lax.stop_gradient((self.mean, self.variance)))
         return self.standardize(x, *_statistics(x))
 
-    def standardize(self, x, mean: PerChannel, variance: PerChannel):
+    def standardize(self, x: Array, mean: PerChannel, variance: PerChannel) -> Array:
         return (x - mean) * (self.scale * lax.rsqrt(variance + EPSILON)) + self.offset
 
 
@@ -114,12 +114,12 @@ def _is_batch_norm(node: Any) -> bool:
     return isinstance(node, BatchNorm)
 
 
-def has_batch_norm(network: PyTree) -> bool:
+def has_batch_norm(network: Any) -> bool:
     """Whether a network has outputs that depend on the rest of the batch, or on statistics."""
     return any(map(_is_batch_norm, jax.tree.leaves(network, is_leaf=_is_batch_norm)))
 
 
-def is_parameter(network: eqx.Module) -> PyTree[bool]:
+def is_parameter(network: eqx.Module) -> Any:
     """Which arrays of a network are trained: all but the statistics of batch normalisation."""
 
     def of(node):

@@ -79,7 +79,7 @@ class VGG11(AbstractChain):
     poolings. Arguments as in `ConvNet`, which has a `depth` besides.
     """
 
-    shape = (
+    shape: ClassVar[tuple[tuple[int, float, bool], ...]] = (
         (3, 1, True), (3, 2, True), (3, 4, False), (3, 4, True),
         (3, 8, False), (3, 8, True), (3, 8, False), (3, 8, True),
     )  # fmt: skip
@@ -98,7 +98,7 @@ class AlexNet(AbstractChain):
     has a `depth` besides.
     """
 
-    shape = (
+    shape: ClassVar[tuple[tuple[int, float, bool], ...]] = (
         (5, 1, True), (5, 1.5, True), (3, 2, False), (3, 1.5, False), (3, 1.5, True),
     )  # fmt: skip
 
