@@ -38,6 +38,14 @@ def toolkit(read: Read) -> list[str]:
                 for r in derivatives["results"]]  # fmt: skip
         parts += ["What two choices inside are worth (`benchmarks/derivatives.py`):",
                   table(["what", "way", "ms", "times the best"], rows)]  # fmt: skip
+    if unrolling := read("unrolling"):
+        rows = [[r["rows"], r["optimiser"], r["way"], short(r["mebibytes"]),
+                 f"{r['time against jax.grad']:.2f}"] for r in unrolling["results"]]  # fmt: skip
+        parts += [
+            f"The gradient through {unrolling['steps']} steps of a network of six layers, "
+            "256 wide (`benchmarks/unrolling.py`):",
+            table(["rows", "optimiser", "way", "MiB", "time, in that of jax.grad"], rows),
+        ]
     if loops := read("loops"):
         rows = [[r["network"], r["way"], short(1000 * r["seconds"]),
                  short(r["first_call_seconds"])] for r in loops["results"]]  # fmt: skip

@@ -162,7 +162,7 @@ def _judge(judges: _Judges, asked: EvaluateConfig) -> Evaluation:
         )
     return Evaluation(
         evaluation.network,
-        evaluation.norm or judges.config.norm,
+        evaluation.norm or str(judges.config.norm),
         Accuracies(distilled, random),
         ranking,
     )
