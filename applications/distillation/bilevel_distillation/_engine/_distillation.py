@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from .._artifacts import DistilledSet
 from .._config import RunConfig, resolve
@@ -63,7 +62,7 @@ class Distillation:
         make_network: MakeNetwork | None = None,
         method: AbstractMethod | type[AbstractMethod] | None = None,
         beginning: DistilledSet | None = None,
-    ):
+    ) -> Any:
         """
         Args:
             config: settings; those that are None are filled in from the data set.
@@ -81,7 +80,7 @@ class Distillation:
         self.data: ImageData = load_data(config) if data is None else data
         own = type(method) if isinstance(method, AbstractMethod) else method
         presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
-        self.beginning = beginning_of(config, self.data, beginning)
+        self.beginning: DistilledSet | None = beginning_of(config, self.data, beginning)
         config = with_its_settings(config, self.beginning)
         self.config: RunConfig = resolve(config, self.data.image_shape, self.data.classes, presets)
         self.recipe: Recipe = make_recipe(
@@ -180,7 +179,7 @@ class Distillation:
         self.state, self._is_chosen = spread(self.mesh, state), True
         self.preparation_seconds = time.monotonic() - began
 
-    def give_prepared(self, prepared: PyTree, seconds: float) -> None:
+    def give_prepared(self, prepared: Any, seconds: float) -> None:
         """Take what `prepare` made, here or in a run `made_for` the same, in so many seconds."""
         self.prepared = spread(self.mesh, jax.tree.map(jnp.asarray, prepared))
         self.preparation_seconds = seconds

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from .._config import Storage
 from ..data import Preprocessor, memory_of_machine
@@ -66,7 +66,7 @@ class Training(eqx.Module):
     labels: Int[Array, " n"]
     classes: int = eqx.field(static=True)
     transform: Transform | None = None
-    prepared: PyTree[Any] = None
+    prepared: Any = None
 
     def batch(self, rows: Int[Array, " batch"]) -> tuple[Images, Float[Array, "batch classes"]]:
         """Preprocessed images, and one-hot labels."""

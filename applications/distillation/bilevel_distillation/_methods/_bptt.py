@@ -1,6 +1,7 @@
 """BPTT: backpropagation through a random window of training."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -47,7 +48,7 @@ class BPTT(AbstractMethod):
 
     trains_pool = False
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.window > self.inner_steps:
             raise ValueError(
                 f"window={self.window} is longer than inner_steps={self.inner_steps}: give at most "
@@ -57,22 +58,30 @@ class BPTT(AbstractMethod):
     def begin(self, coreset: Coreset) -> Scalar:
         return jnp.zeros((), coreset.images.dtype)
 
-    def inner(self, weights, coreset: Coreset, rest, *, key: PRNGKeyArray) -> Scalar:
+    def inner(self, weights: Any, coreset: Coreset, rest: Any, *, key: PRNGKeyArray) -> Scalar:
         """The loss of a training step on the distilled images."""
         images = self.changed(coreset.support()[0], key)
         return training_loss(weights, rest, images, coreset)
 
-    def outer(self, weights, coreset: Coreset, rest, images, targets, key: PRNGKeyArray):
+    def outer(
+        self,
+        weights: Any,
+        coreset: Coreset,
+        rest: Any,
+        images: Array,
+        targets: Array,
+        key: PRNGKeyArray,
+    ) -> Any:
         predictions = eqx.combine(weights, rest)(self.changed(images, key))
         return cross_entropy(predictions, targets), predictions
 
-    def changed(self, images, key: PRNGKeyArray):
+    def changed(self, images: Array, key: PRNGKeyArray) -> Any:
         if not self.augmented:
             return images
         gray = images.shape[3] != 3
         return augment_alike(images, key, ["rotate"] if gray else ["flip", "rotate"])
 
-    def gradient(self, coreset, batch):
+    def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         (value, predictions), grad = self.through_the_window(coreset, batch)
         grad, carried, share = _clipped(grad, batch.carried)
         return MetaGradient(
@@ -80,7 +89,7 @@ class BPTT(AbstractMethod):
             measured={"clipped_to": share},
         )  # fmt: skip
 
-    def through_the_window(self, coreset: Coreset, batch: Batch):
+    def through_the_window(self, coreset: Coreset, batch: Batch) -> Any:
         """`((value, predictions), gradient)`, not clipped."""
         if batch.key is None:
             raise ValueError("key of the batch is None, and bptt draws its window: give a key.")
@@ -96,7 +105,7 @@ class BPTT(AbstractMethod):
         return compute(coreset, weights, outer_args=args, inner_args=(rest,), key=steps)
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         usual = dict(pool_size=1, coreset_optimiser="adam", coreset_decay=1.0, inner_rate=1e-3)
         if dataset == "digits":
             return usual | dict(coreset_rate=1e-2, inner_steps=60, window=20)

@@ -1,14 +1,15 @@
 """Real images that are chosen by what a network makes of them."""
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
-from .._problem import AbstractMethod, Real, Rows
+from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, Real, Rows
 from ._training import Learner, judged
 
 MOST_LOOKED_AT = 1000
@@ -37,7 +38,7 @@ class AbstractChoice(AbstractMethod):
         softmax minus label.
         """
 
-    def choose(self, real: Real, ipc, key):
+    def choose(self, real: Real, ipc: int, key: PRNGKeyArray) -> Any:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         learner = Learner.make(real, _adam, key)
         left = STEPS
@@ -52,11 +53,11 @@ class AbstractChoice(AbstractMethod):
             chosen.append(rows[self.pick(features, errors, ipc)])
         return np.concatenate(chosen)
 
-    def gradient(self, coreset, batch):
+    def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         raise ValueError(f"method={type(self).__name__} chooses images: it has no gradient.")
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         return dict(iterations=0, coreset_decay=1.0, pool_size=1)
 
 

@@ -1,7 +1,10 @@
 """Random images, herding, k-centre, EL2N: what distilled images are to be better than."""
 
+from typing import Any
+
 import jax
 import numpy as np
+from jaxtyping import Array, PRNGKeyArray
 
 from .._problem import choose_per_class
 from ._choice import AbstractChoice
@@ -10,11 +13,11 @@ from ._choice import AbstractChoice
 class Random(AbstractChoice):
     """Random images of each class."""
 
-    def choose(self, real, ipc, key):
+    def choose(self, real: Any, ipc: int, key: PRNGKeyArray) -> Any:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         return choose_per_class(real.labels, real.classes, ipc, rng)
 
-    def pick(self, features, errors, count):
+    def pick(self, features: Array, errors: Array, count: int) -> Any:
         return np.arange(count)
 
 
@@ -24,7 +27,7 @@ class Herding(AbstractChoice):
     that brings the mean of those chosen nearest to the mean of all.
     """
 
-    def pick(self, features, errors, count):
+    def pick(self, features: Array, errors: Array, count: int) -> Any:
         mean, total = features.mean(0), np.zeros(features.shape[1])
         chosen: list[int] = []
         for k in range(count):
@@ -41,7 +44,7 @@ class KCenter(AbstractChoice):
     to the mean features, then each time the one that is farthest from all chosen.
     """
 
-    def pick(self, features, errors, count):
+    def pick(self, features: Array, errors: Array, count: int) -> Any:
         chosen = [int(np.linalg.norm(features - features.mean(0), axis=1).argmin())]
         nearest = np.full(len(features), np.inf)
         while len(chosen) < count:
@@ -58,5 +61,5 @@ class EL2N(AbstractChoice):
     easy ones are the better (Sorscher et al., "Beyond neural scaling laws", 2022, section 3).
     """
 
-    def pick(self, features, errors, count):
+    def pick(self, features: Array, errors: Array, count: int) -> Any:
         return np.argsort(errors, kind="stable")[:count]

@@ -1,11 +1,14 @@
 """DC and DSA: the gradient of the training loss on a class."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .._problem import cross_entropy
-from ..networks import is_parameter
+from ..networks import AbstractNetwork, is_parameter
 from ._matching import AbstractMatching
 
 
@@ -26,7 +29,7 @@ class DC(AbstractMatching):
     descent at 0.01.
     """
 
-    def statistic(self, network, images, targets):
+    def statistic(self, network: AbstractNetwork, images: Array, targets: Array) -> Any:
         weights, rest = eqx.partition(network, is_parameter(network))
 
         def loss(weights):
@@ -34,15 +37,15 @@ class DC(AbstractMatching):
 
         return [one for one in jax.tree.leaves(jax.grad(loss)(weights)) if one.ndim > 1]
 
-    def distance(self, real, distilled):
+    def distance(self, real: Any, distilled: Any) -> Any:
         pairs = zip(real, distilled, strict=True)
         return sum((_apart(*pair) for pair in pairs), jnp.zeros(()))
 
-    def pool_loss(self, outputs, labels):
+    def pool_loss(self, outputs: Array, labels: Array) -> Any:
         return cross_entropy(outputs, jax.nn.one_hot(labels.argmax(1), labels.shape[1]))
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         short = {} if dataset == "digits" else {"iterations": 1_000, "batch_size": 2_560}
         # From 1 to `pool_steps` are drawn: 50 and 10 on the average.
         steps, most = (1, 1) if ipc == 1 else (99, 500) if ipc <= 10 else (19, 500)
@@ -63,7 +66,7 @@ class DSA(DC):
     augmented: bool = eqx.field(default=True, static=True)
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         return super().presets(dataset, ipc) | {"init": "real"}
 
 

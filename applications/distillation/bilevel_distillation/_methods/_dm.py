@@ -1,8 +1,12 @@
 """DM: the mean features of a class."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array
 
+from ..networks import AbstractNetwork
 from ._matching import AbstractMatching
 
 
@@ -23,14 +27,14 @@ class DM(AbstractMatching):
 
     trains_pool = False
 
-    def statistic(self, network, images, targets):
+    def statistic(self, network: AbstractNetwork, images: Array, targets: Array) -> Any:
         return jnp.mean(network.features(images), axis=0)
 
-    def distance(self, real, distilled):
+    def distance(self, real: Any, distilled: Any) -> Any:
         return jnp.sum((real - distilled) ** 2)
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         short = {} if dataset == "digits" else {"iterations": 20_000, "batch_size": 2_560}
         return short | dict(
             norm="instance", pool_size=1, coreset_optimiser="sgd", coreset_rate=1.0,

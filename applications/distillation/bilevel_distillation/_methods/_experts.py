@@ -1,6 +1,7 @@
 """Trajectories: the parameters of networks in training on the real images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,17 +40,17 @@ class AbstractExperts(AbstractMethod):
         return self.start_epochs + self.match_epochs
 
     @property
-    def preparation(self):
+    def preparation(self) -> Mapping[str, Any] | None:
         return {"trajectories": self.trajectories, "epochs": self.epochs}
 
     @property
-    def parts(self):
+    def parts(self) -> int:
         return self.trajectories
 
-    def prepare(self, real, key, done=lambda: None):
+    def prepare(self, real: Any, key: PRNGKeyArray, done: Any = lambda: None) -> Any:
         return train_experts(real, self.trajectories, self.epochs, key, done)
 
-    def prepared_like(self, network):
+    def prepared_like(self, network: AbstractNetwork) -> Any:
         flat = eqx.filter_eval_shape(_vector, network)
         shape = (self.trajectories, self.epochs + 1, *flat.shape)
         return jax.ShapeDtypeStruct(shape, flat.dtype)

@@ -1,15 +1,17 @@
 """A training step on distilled images whose labels are fixed."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, Scalar
 
 from .._problem import Coreset, cross_entropy
 
 
 def training_loss(
-    weights: PyTree[Array],
-    rest: PyTree,
+    weights: Any,
+    rest: Any,
     images: Float[Array, "n height width channels"],
     coreset: Coreset,
 ) -> Scalar:

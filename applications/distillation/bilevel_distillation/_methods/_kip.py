@@ -1,8 +1,10 @@
 """KIP: kernel ridge regression with the tangent kernel of a random network."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Scalar
+from jaxtyping import Array, Scalar
 
 from .._output_space import tangent_kernel
 from .._problem import RCIG, Batch, Coreset, MetaGradient, squared_error
@@ -39,7 +41,7 @@ class KIP(RCIG):
         found = across(system.solve(labels, 0.0, 0).x)
         return self.loss(found, batch.targets, coreset)
 
-    def gradient(self, coreset, batch):
+    def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         found = super().gradient(coreset, batch)
         return MetaGradient(
             value=found.value,
@@ -48,11 +50,11 @@ class KIP(RCIG):
             measured=found.measured,
         )
 
-    def loss(self, predictions, targets, coreset):
+    def loss(self, predictions: Array, targets: Array, coreset: Coreset) -> Scalar:
         return squared_error(predictions, targets - jnp.mean(targets, 1, keepdims=True))
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         short = {} if dataset == "digits" else {"iterations": 5_000}
         return short | dict(
             pool_size=1, coreset_optimiser="adam", coreset_rate=1e-2, coreset_decay=1.0

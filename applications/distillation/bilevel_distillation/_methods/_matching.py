@@ -1,11 +1,12 @@
 """Methods that match what real and distilled images of a class do to a network."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, rows_of_classes
 from .._running import compiled, join, slices
@@ -34,14 +35,14 @@ class AbstractMatching(AbstractMethod):
     @abc.abstractmethod
     def statistic(
         self, network: AbstractNetwork, images: Images, targets: Float[Array, "n classes"]
-    ) -> PyTree[Array]:
+    ) -> Any:
         """Of images of one class, and their one-hot labels."""
 
     @abc.abstractmethod
-    def distance(self, real: PyTree[Array], distilled: PyTree[Array]) -> Scalar:
+    def distance(self, real: Any, distilled: Any) -> Scalar:
         """How far two statistics are apart."""
 
-    def rows(self, rng, labels, size):
+    def rows(self, rng: Any, labels: Array, size: int) -> Any:
         return rows_of_classes(rng, labels, size)
 
     def objective(self, coreset: Coreset, batch: Batch) -> Scalar:
@@ -55,7 +56,7 @@ class AbstractMatching(AbstractMethod):
         value, grad = _value_and_grad(self, coreset, *arguments)
         return MetaGradient(value=value, direct=grad)
 
-    def of_real(self, batch: Batch) -> PyTree[Array]:
+    def of_real(self, batch: Batch) -> Any:
         """The statistics of the real images, class by class."""
         classes = batch.targets.shape[1]
         images = batch.images.reshape(classes, -1, *batch.images.shape[1:])
@@ -81,7 +82,7 @@ def _statistics(
     of: Int[Array, " classes"],
     classes: int,
     key: PRNGKeyArray | None,
-) -> PyTree[Array]:
+) -> Any:
     """The statistics of images of some classes, stacked."""
 
     def one(images, label):

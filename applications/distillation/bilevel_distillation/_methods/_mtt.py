@@ -1,5 +1,7 @@
 """MTT: training on the distilled images is to lead where training on real ones does."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -58,24 +60,28 @@ class MTT(AbstractExperts):
         """The logarithm of the rate."""
         return jnp.log(jnp.asarray(self.inner_rate, coreset.images.dtype))
 
-    def inner(self, weights, psi: tuple[Coreset, Scalar], rest, *, key: PRNGKeyArray) -> Scalar:
+    def inner(
+        self, weights: Any, psi: tuple[Coreset, Scalar], rest: Any, *, key: PRNGKeyArray
+    ) -> Scalar:
         """The loss of a training step, times the rate."""
         coreset, log_rate = psi
         images = coreset.support()[0]
         images = augment_alike(images, key) if self.augmented else images
         return jnp.exp(log_rate) * training_loss(weights, rest, images, coreset)
 
-    def outer(self, weights, psi, first: Float[Array, " p"], last: Float[Array, " p"]) -> Scalar:
+    def outer(
+        self, weights: Any, psi: Any, first: Float[Array, " p"], last: Float[Array, " p"]
+    ) -> Scalar:
         """How much of the way from the first to the last parameters is missing, squared."""
         return jnp.sum((ravel_pytree(weights)[0] - last) ** 2) / jnp.sum((first - last) ** 2)
 
-    def gradient(self, coreset, batch):
+    def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         value, (grad, to_rate) = self.through_training(coreset, batch)
         log_rate = batch.carried - RATE_OF_RATE * jnp.clip(to_rate, -1, 1)
         measured = {"inner_rate": jnp.exp(batch.carried)}
         return MetaGradient(value=value, direct=grad, carried=log_rate, measured=measured)
 
-    def through_training(self, coreset: Coreset, batch: Batch):
+    def through_training(self, coreset: Coreset, batch: Batch) -> Any:
         """The value, and its derivatives in the coreset and the logarithm of the rate."""
         if batch.key is None or batch.prepared is None:
             raise ValueError(
@@ -93,7 +99,7 @@ class MTT(AbstractExperts):
         )  # fmt: skip
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         usual = dict(norm="instance", pool_size=1, inner_rate=1e-2, coreset_decay=1.0)
         if dataset == "digits":
             return usual | dict(

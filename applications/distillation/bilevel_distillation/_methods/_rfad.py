@@ -1,5 +1,7 @@
 """RFAD: kernel ridge regression with the features of many random networks."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
@@ -41,7 +43,7 @@ class RFAD(AbstractMethod):
     trains_pool = False
 
     @property
-    def fresh_networks(self):
+    def fresh_networks(self) -> int:
         return self.networks
 
     def objective(self, coreset: Coreset, batch: Batch) -> Scalar:
@@ -49,7 +51,7 @@ class RFAD(AbstractMethod):
         real = self.of_real(batch)
         return _regress(self, coreset, batch.fresh, real, batch.targets)[0]
 
-    def gradient(self, coreset, batch):
+    def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         real = self.of_real(batch)
         (value, predictions), grad = _value_and_grad(
             self, coreset, batch.fresh, real, batch.targets
@@ -64,7 +66,7 @@ class RFAD(AbstractMethod):
         return join([_features(batch.fresh, part) for part in slices(batch.images, size)])
 
     @classmethod
-    def presets(cls, dataset, ipc):
+    def presets(cls: Any, dataset: str, ipc: int) -> Any:
         short = {} if dataset == "digits" else {"iterations": 10_000, "batch_size": 5_120}
         return short | dict(
             pool_size=1, ridge_rate=5e-3, coreset_optimiser="adabelief", coreset_rate=1e-3,

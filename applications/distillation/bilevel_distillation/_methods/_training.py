@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._problem import Real, cross_entropy
 from .._running import compiled
@@ -18,7 +18,7 @@ class Learner(eqx.Module):
     """A network and the state of its optimiser."""
 
     network: AbstractNetwork
-    state: PyTree[Array]
+    state: Any
 
     @staticmethod
     def make(real: Real, optimiser: optax.GradientTransformation, key: PRNGKeyArray) -> "Learner":

@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from ..networks import AbstractNetwork
 from ._batch import Batch
@@ -72,7 +71,7 @@ class AbstractMethod(eqx.Module):
 
     def prepare(
         self, real: Real, key: PRNGKeyArray, done: Callable[[], None] = lambda: None
-    ) -> PyTree[Array]:
+    ) -> Any:
         """What the method makes of the real images once, before the first step: arrays, which every
         batch has as `prepared`. They are kept in the run's folder and serve other runs of the same
         data, network and `preparation`, for which the key is the same. `done` is called after each
@@ -80,7 +79,7 @@ class AbstractMethod(eqx.Module):
         """
         raise NotImplementedError
 
-    def prepared_like(self, network: AbstractNetwork) -> PyTree[jax.ShapeDtypeStruct]:
+    def prepared_like(self, network: AbstractNetwork) -> Any:
         """The shapes of what `prepare` gives, for networks like this one."""
         return None
 
