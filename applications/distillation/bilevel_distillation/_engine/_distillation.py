@@ -62,7 +62,7 @@ class Distillation:
         make_network: MakeNetwork | None = None,
         method: AbstractMethod | type[AbstractMethod] | None = None,
         beginning: DistilledSet | None = None,
-    ) -> Any:
+    ):
         """
         Args:
             config: settings; those that are None are filled in from the data set.

@@ -1,23 +1,21 @@
 """Random images, herding, k-centre, EL2N: what distilled images are to be better than."""
 
-from typing import Any
-
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from .._problem import choose_per_class
-from ._choice import AbstractChoice
+from .._problem import Real, Rows, choose_per_class
+from ._choice import AbstractChoice, Features
 
 
 class Random(AbstractChoice):
     """Random images of each class."""
 
-    def choose(self, real: Any, ipc: int, key: PRNGKeyArray) -> Any:
+    def choose(self, real: Real, ipc: int, key: PRNGKeyArray) -> Rows:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         return choose_per_class(real.labels, real.classes, ipc, rng)
 
-    def pick(self, features: Array, errors: Array, count: int) -> Any:
+    def pick(self, features: Features, errors: Float[np.ndarray, " n"], count: int) -> Rows:
         return np.arange(count)
 
 
@@ -27,7 +25,7 @@ class Herding(AbstractChoice):
     that brings the mean of those chosen nearest to the mean of all.
     """
 
-    def pick(self, features: Array, errors: Array, count: int) -> Any:
+    def pick(self, features: Features, errors: Float[np.ndarray, " n"], count: int) -> Rows:
         mean, total = features.mean(0), np.zeros(features.shape[1])
         chosen: list[int] = []
         for k in range(count):
@@ -44,7 +42,7 @@ class KCenter(AbstractChoice):
     to the mean features, then each time the one that is farthest from all chosen.
     """
 
-    def pick(self, features: Array, errors: Array, count: int) -> Any:
+    def pick(self, features: Features, errors: Float[np.ndarray, " n"], count: int) -> Rows:
         chosen = [int(np.linalg.norm(features - features.mean(0), axis=1).argmin())]
         nearest = np.full(len(features), np.inf)
         while len(chosen) < count:
@@ -61,5 +59,5 @@ class EL2N(AbstractChoice):
     easy ones are the better (Sorscher et al., "Beyond neural scaling laws", 2022, section 3).
     """
 
-    def pick(self, features: Array, errors: Array, count: int) -> Any:
+    def pick(self, features: Features, errors: Float[np.ndarray, " n"], count: int) -> Rows:
         return np.argsort(errors, kind="stable")[:count]

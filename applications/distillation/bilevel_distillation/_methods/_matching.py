@@ -42,7 +42,9 @@ class AbstractMatching(AbstractMethod):
     def distance(self, real: Any, distilled: Any) -> Scalar:
         """How far two statistics are apart."""
 
-    def rows(self, rng: Any, labels: Array, size: int) -> Any:
+    def rows(
+        self, rng: np.random.Generator, labels: Int[np.ndarray, " samples"], size: int
+    ) -> Int[np.ndarray, " batch"]:
         return rows_of_classes(rng, labels, size)
 
     def objective(self, coreset: Coreset, batch: Batch) -> Scalar:
