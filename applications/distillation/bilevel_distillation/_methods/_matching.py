@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, rows_of_classes
