@@ -26,7 +26,9 @@ images = np.concatenate([temple, flower])
 labels = np.repeat(np.array([0, 1], np.int32), [len(temple), len(flower)])
 order = np.random.default_rng(0).permutation(len(images))
 train, test = order[: len(order) * 3 // 4], order[len(order) * 3 // 4 :]
-data = ImageData(images[train], labels[train], images[test], labels[test], ("temple", "flower"))
+data = ImageData(
+    "photographs", images[train], labels[train], images[test], labels[test], ("temple", "flower")
+)
 
 judge_by = EvaluationConfig(repeats=2, steps=150, warmup=50, learning_rate=1e-3)
 config = RunConfig(

@@ -69,15 +69,17 @@ def _flag(found: re.Match[str]) -> str:
 
 def out_of_box(text: str) -> str:
     """What tyro says in a box, as one sentence."""
+    side = "\N{BOX DRAWINGS LIGHT VERTICAL}"
+    if side in text:
+        lines = [line[1:-1].strip() for line in text.splitlines() if line.startswith(side)]
+    else:  # a terminal of few letters: a title, and no frame
+        lines = [line.strip() for line in text.splitlines()[1:]]
     parts: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if line[:1] != "\N{BOX DRAWINGS LIGHT VERTICAL}":
-            continue  # the frame
-        inside = line[1:-1].strip()
-        if set(inside) <= {"\N{BOX DRAWINGS LIGHT HORIZONTAL}"}:
+    for line in lines:
+        if set(line) <= {"\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-"}:
             parts.append([])
         else:
-            parts[-1].append(inside)
+            parts[-1].append(line)
     said = []
     for part in filter(None, parts):
         one = " ".join(" ".join(part).split()).rstrip(".")
