@@ -163,8 +163,10 @@ def race(arguments: Arguments, data, seed: int, methods: list[str]):
 
 def pilot(arguments: Arguments, data, config: RunConfig) -> tuple[int, float]:
     """How many meta-iterations the time has room for, and the seconds until the first was done."""
-    one = Distillation(replace(config, iterations=10), data)
-    preparation = prepared_in(arguments, one)
+    short = replace(config, iterations=10)
+    one, again = Distillation(short, data), Distillation(short, data)
+    one.prepare()  # compiles what the other then runs
+    preparation = prepared_in(arguments, again)
     first = step(arguments, one)
     each = float(np.median([step(arguments, one) for _ in range(PILOT)]))
     left = max(0.0, arguments.seconds - preparation)

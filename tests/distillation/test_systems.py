@@ -184,9 +184,12 @@ def test_one_program_serves_every_window(coreset, batch):
     method, compiled = BPTT(inner_steps=9, window=2, augmented=False), []
     carried = method.begin(coreset)
     method.gradient(coreset, replace(batch, carried=carried))
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-    )
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     for i in range(6):
         method.gradient(coreset, replace(batch, carried=carried, key=jax.random.key(i)))
     assert compiled == []

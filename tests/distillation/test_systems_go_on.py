@@ -75,8 +75,8 @@ def test_images_may_be_kept_anywhere(storage, data):
              ("floats", storage)]  # fmt: skip
     for one in found:
         one.step()
-    images = [one.distilled().images for one in found]
-    np.testing.assert_allclose(*images, atol=1e-5)
+    one, other = (distillation.distilled().images for distillation in found)
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 class Count(Reporter):
@@ -118,7 +118,9 @@ def test_trajectories_are_trained_once_for_all_runs_of_the_same_data(tmp_path):
     third = Distillation(replace(DIGITS, trajectories=3))
     assert find_prepared(first, third.made_for()) is None
     known = Distillation(DIGITS).made_for()
-    arrays, seconds = find_prepared(first, known)
+    kept = find_prepared(first, known)
+    assert kept is not None
+    arrays, seconds = kept
     assert arrays[0].shape[:2] == (2, 3) and seconds > 0
     content = bytearray((first / "prepared.npz").read_bytes())
     content[len(content) // 2] ^= 1

@@ -103,7 +103,7 @@ class MTT(AbstractExperts):
         usual = dict(norm="instance", pool_size=1, inner_rate=1e-2, coreset_decay=1.0)
         if dataset == "digits":
             return usual | dict(
-                trajectories=10, start_epochs=10, match_epochs=4, inner_steps=20, coreset_rate=1e-2
+                trajectories=5, start_epochs=6, match_epochs=2, inner_steps=20, coreset_rate=1e-2
             )
         start = 2 if ipc == 1 else 20 if ipc <= 10 else 40
         return usual | dict(
