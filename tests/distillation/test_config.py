@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-import tyro
 
 from bilevel_distillation import EvaluateConfig, EvaluationConfig, RunConfig, resolve
 from bilevel_distillation._config import differences, from_json, to_json
@@ -148,18 +147,6 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
     assert EvaluateConfig(WHERE, evaluation=one).evaluations() == [one]
     several = EvaluateConfig(WHERE, network=("alexnet", "vgg11"), evaluation=one)
     assert several.evaluations() == [replace(one, network="alexnet"), one]
-
-
-def test_flags_of_evaluate_are_those_of_its_evaluation_without_a_prefix():
-    words = ["here", "--network", "alexnet", "vgg11", "--norm", "none", "layer", "--steps", "7",
-             "--labels", "hard", "--full-steps", "9"]  # fmt: skip
-    found = tyro.cli(EvaluateConfig, args=words)
-    assert found.full_steps == 9 and found.evaluations() == [
-        EvaluationConfig(network=network, norm=norm, steps=7, labels="hard")
-        for network in ("alexnet", "vgg11")
-        for norm in ("none", "layer")
-    ]
-    assert tyro.cli(EvaluateConfig, args=["here"]).evaluations() == [EvaluationConfig()]
 
 
 @pytest.mark.parametrize(
