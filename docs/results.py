@@ -12,7 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _results._accuracy import accuracy, attacks, authors, methods, networks, over_time, steps
+from _results._accuracy import (
+    accuracy,
+    attacks,
+    authors,
+    methods,
+    networks,
+    over_time,
+    steps,
+    systems,
+)
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
 from _results._toolkit import faults, fuzz, toolkit, whole_problems
@@ -40,7 +49,8 @@ def page(read: Read) -> str:
         "what `bilevel-distill run` takes by default and the scripts take as arguments. The memory "
         "of each row is further down; the time, on the paper's RTX A6000, was 40 minutes to 13 "
         "hours (table 7 below).",
-        *methods(read), *accuracy(read), *time(read), *gpu(read), *authors(read), *networks(read),
+        *methods(read), *systems(read), *accuracy(read), *time(read), *gpu(read),
+        *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
         *gradient(read), *precision(read), *presets(read), *toolkit(read), *whole_problems(read),
         *fuzz(read),
