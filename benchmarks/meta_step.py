@@ -328,7 +328,7 @@ HAND = {
     "_push": (1, 1, lambda a: a[0]),
     "_pull": (1, 1, lambda a: a[0]),
     "_add_pull": (1, 1, lambda a: a[0]),
-    "_whole_step": (2, 2, lambda a: a[2].x),
+    "_whole_step": (2, 2, lambda a: a[3].state.x),
     "_outer_part": (3, 2, lambda a: a[4]),
     "_to_part": (8, 5, lambda a: a[3] if a[5] is None else a[5]),
     "_gradient": (2, 1, lambda a: a[2]),

@@ -16,6 +16,7 @@ from ._types import PyTree
 from .functions import SolutionFn, _described
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
+from .inverse_hvp._finite_difference import NEEDS_A_LOSS, FiniteDifference
 from .problems import FixedPoint, Root
 from .problems._base import begin, inverse_for
 from .solvers import AbstractSolver
@@ -75,6 +76,8 @@ def argmin(
     check_throw(throw)
     check_callable(inner, "inner")
     inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
+    if isinstance(inverse, FiniteDifference):
+        raise ValueError(NEEDS_A_LOSS)
 
     @_described(SolutionFn, "solution_at")
     def theta_star(

@@ -10,6 +10,7 @@ from jax.core import eval_jaxpr
 from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
+from ._differences import by_differences, without_derivative
 from ._implicit import attach, invert, moving, warn_of_unused_psi
 from ._inner import (
     InnerLoss,
@@ -26,10 +27,10 @@ from ._stationarity import amend, exceeds, judge
 from ._tree import negative, split_key
 from ._types import PyTree
 from .functions import HypergradientFn, _described
-from .inverse_hvp import AbstractInverseHVP
+from .inverse_hvp import AbstractInverseHVP, FiniteDifference
 from .inverse_hvp._base import as_inverse
-from .problems._base import begin, inverse_for
-from .problems._condition import AbstractCondition, mixed_vjp
+from .problems._base import AbstractProblem, begin, inverse_for
+from .problems._condition import AbstractCondition, mixed_vjp, value_and_residual
 from .solvers import AbstractSolver, InnerRecord
 from .solvers._base import as_solver, completed, find, record
 
@@ -96,6 +97,11 @@ def hypergradient(
     check_callable(outer, "outer")
     check_callable(inner, "inner")
     inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
+    if isinstance(inverse, FiniteDifference) and isinstance(inner, AbstractProblem):
+        raise ValueError(
+            f"inverse_hvp=FiniteDifference() adds the outer loss to an inner loss, and inner is a "
+            f"{type(inner).__name__}: pass Dense() or CG()."
+        )
 
     @_described(HypergradientFn, "hypergradient_at")
     def compute(
@@ -117,7 +123,9 @@ def hypergradient(
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
         problem = _Problem(outer, has_aux, tuple(outer_args), static)
         given = (psi, start, loss.args, problem, keys, v0, inner, inner_solver, inverse)
-        if holds_tracers(*given):
+        if isinstance(inverse, FiniteDifference):
+            h = _without_hessian(loss, start, inner_solver, problem, inverse, keys)
+        elif holds_tracers(*given):
             h = _traced(loss, start, inner_solver, problem, detached(inverse), keys, v0, throw)
         else:
             h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
@@ -150,6 +158,26 @@ def _computed(loss, start, solver, problem, inverse, keys, v0):
     steps = find(solver, loss, start, keys[0])
     condition = solver.condition(loss)
     return _in_one(condition, steps, start, problem, inverse, v0, keys[1:], "ignore")
+
+
+def _without_hessian(loss, start, solver, problem, how, keys):
+    given = loss, start, solver, problem
+    loss, start, solver, problem = without_derivative(given)
+    steps = find(solver, loss, start, keys[0])
+    theta = steps.theta
+    value, residual = value_and_residual(solver.condition(loss), theta, keys[1])
+    (outer_value, aux), (g, direct) = _outer(problem, theta, loss.psi)
+    outer = problem.outer, problem.args, problem.has_aux
+    pair = keys[0], keys[3]
+    adjoint, implicit = by_differences(loss, solver, steps, outer, g, how, pair)
+    judged = judge(
+        residual, adjoint.v, g, None, outer_value, theta, start, steps.inverse_curvature, True
+    )
+    inner = record(steps, value, residual)
+    inner = _amended(inner, judged, steps, adjoint, stochastic=keys[0] is not None)
+    inner = completed(inner, solver.condition(loss), theta, keys[1])
+    theta = eqx.combine(theta, problem.theta_static)
+    return Hypergradient(outer_value, aux, theta, direct, implicit, inner, adjoint, judged.change)
 
 
 def _traced(loss, start, solver, problem, inverse, keys, v0, throw):

@@ -56,7 +56,11 @@ class MixedMode(eqx.Module):
                 return jax.grad(at, (0, 1))(theta, moving)
 
             gradients, along = jax.jvp(both, (theta,), (of_gradient,))
-            return *jax.tree.map(lambda a, g: a + of_value * g, along, gradients), None
+
+            def total(along, gradient):
+                return along + of_value.astype(gradient.dtype) * gradient
+
+            return *jax.tree.map(total, along, gradients), None
 
         mixed = jax.custom_vjp(compute)
         mixed.defvjp(forward, backward)

@@ -45,7 +45,7 @@ def forget_programs():
     """
     yield
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 25_000:
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 12_000:
         jax.clear_caches()
         gc.collect()
 

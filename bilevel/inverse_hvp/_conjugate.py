@@ -70,8 +70,8 @@ class ConjugateGradients(eqx.Module):
         >>> state = steps.init(b)
         >>> while not state.done:
         ...     state = steps.update(state, a @ steps.argument(state))
-        >>> state.x
-        Array([1.00, 0.50, 0.25], dtype=float32)
+        >>> state.x.round(2)
+        Array([1.  , 0.5 , 0.25], dtype=float32)
     """
 
     rtol: float | Scalar

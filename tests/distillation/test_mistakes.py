@@ -16,7 +16,7 @@ MISTAKES = {
     "run --widht 3": ("--widht", "perhaps you meant --width"),
     "run --width": ("--width", "--help"),
     "run --iterations many": ("--iterations", "many", "--help"),
-    "run --iterations 0": ("--iterations 0", "1 or more"),
+    "run --iterations -1": ("--iterations -1 is negative", "0 or more"),
     "run --zca": ("--zca whitens colour images", "use --no-zca"),
     "run --depth 5": ("--depth 5", "--padding", "--resolution"),
     "run --dataset digit": ("--dataset 'digit'", "did you mean 'digits'?"),

@@ -324,20 +324,20 @@ def test_what_a_killed_first_process_left_is_no_foreign_file(tmp_path):
 
 
 def test_the_end_of_a_terminal_stops_a_run_as_ctrl_c_does():
-    from bilevel_distillation._app._run import _Signals
+    from bilevel_distillation._app._signals import Signals
 
     for name in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         # These tests may run under nohup or in the background themselves.
         outside = signal.signal(name, signal.SIG_DFL)
         try:
-            with _Signals() as signals:
+            with Signals() as signals:
                 os.kill(os.getpid(), name)
                 assert signals.caught
         finally:
             signal.signal(name, outside)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     try:
-        with _Signals() as signals:
+        with Signals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not signals.caught
     finally:
