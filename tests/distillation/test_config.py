@@ -142,6 +142,12 @@ def test_differences_name_setting_and_values_but_not_the_folder():
 
 
 def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
+    short = EvaluateConfig(WHERE, repeats=3, width=8, network=("vgg11",), labels="hard")
+    assert short.evaluations() == [
+        EvaluationConfig(repeats=3, width=8, network="vgg11", labels="hard")
+    ]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wdith'"):
+        EvaluateConfig(WHERE, wdith=8)
     assert EvaluateConfig(WHERE).evaluations() == [EvaluationConfig()]
     one = EvaluationConfig(network="vgg11", norm="batch", steps=7)
     assert EvaluateConfig(WHERE, evaluation=one).evaluations() == [one]
@@ -168,3 +174,12 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
 def test_settings_out_of_range_are_said(make, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         make()
+
+
+def test_a_single_evaluation_has_its_accuracies_by_name():
+    one = Evaluation("convnet", "none", Accuracies((0.5, 0.6)))
+    assert Evaluations([one])["distilled"] == [0.5, 0.6]
+    several = Evaluations([one, one])
+    assert several[1] is one and several[:1] == [one]
+    with pytest.raises(KeyError, match="'distilled' of which of 2 evaluations: take one"):
+        several["distilled"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ._config import resolve as resolve
     from ._engine import Distillation as Distillation
     from ._judging import Evaluation as Evaluation
+    from ._judging import Evaluations as Evaluations
     from ._judging import Held as Held
     from ._judging import Ranking as Ranking
     from ._judging import attack as attack
@@ -79,6 +80,7 @@ __all__ = [
     "EL2N",
     "EvaluateConfig",
     "Evaluation",
+    "Evaluations",
     "EvaluationConfig",
     "FRePo",
     "Held",
@@ -154,6 +156,7 @@ _HOMES = {
     "._engine": ("Distillation",),
     "._judging": (
         "Evaluation",
+        "Evaluations",
         "Held",
         "Ranking",
         "attack",

@@ -1,8 +1,8 @@
 """The settings of what is done with a run, or with a set made elsewhere."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,7 +24,8 @@ class EvaluateConfig:
         network: convnet, resnet18, vgg11, alexnet, a class of your own, package.module:Class, or
             several of them.
         norm: their normalisation, or several: none, batch, instance, group, layer.
-        evaluation: how all of them are trained; `network` and `norm` come before its own.
+        evaluation: how all of them are trained; `network` and `norm` come before its own. Its
+            settings may also be given as they are: `EvaluateConfig(path, repeats=3, steps=500)`.
         depth: of a ConvNet: convolutions, each halving the image.
         padding: pixels added around the image in the first convolution.
         flip: train on mirror images too.
@@ -58,6 +59,32 @@ class EvaluateConfig:
     ranking: bool = False
     full_steps: Open[int] = None
     seed: int = 0
+
+    def __init__(
+        self,
+        path: Path,
+        dataset: str | None = None,
+        network: tuple[str, ...] | None = None,
+        norm: tuple[NormName, ...] = (),
+        evaluation: EvaluationConfig | None = None,
+        depth: int | None = None,
+        padding: int | None = None,
+        flip: bool | None = None,
+        zca: bool | None = None,
+        baseline: bool = True,
+        ranking: bool = False,
+        full_steps: int | None = None,
+        seed: int = 0,
+        **recipe: Any,
+    ) -> None:
+        given = dict(
+            path=path, dataset=dataset, network=network, norm=norm, depth=depth, padding=padding,
+            flip=flip, zca=zca, baseline=baseline, ranking=ranking, full_steps=full_steps,
+            seed=seed, evaluation=replace(evaluation or EvaluationConfig(), **recipe),
+        )  # fmt: skip
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         if self.network is not None and not self.network:

@@ -7,4 +7,5 @@ from ._judge import judge as judge
 from ._judge import judge_random_subsets as judge_random_subsets
 from ._ranking import Ranking as Ranking
 from ._reevaluate import Evaluation as Evaluation
+from ._reevaluate import Evaluations as Evaluations
 from ._reevaluate import reevaluate as reevaluate

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -50,7 +50,29 @@ class Evaluation:
         return pair | self.accuracies.to_json() | ranking
 
 
-def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> list[Evaluation]:
+class Evaluations(list[Evaluation]):
+    """One for each network with each normalisation. Of a single one the accuracies can be had by
+    their name in `evaluations.json`, too: `found["distilled"]`.
+    """
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Evaluation: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Evaluation]: ...
+
+    @overload
+    def __getitem__(self, at: str) -> Any: ...
+
+    def __getitem__(self, at: Any) -> Any:
+        if not isinstance(at, str):
+            return super().__getitem__(at)
+        if len(self) != 1:
+            raise KeyError(f"{at!r} of which of {len(self)} evaluations: take one by its number.")
+        return super().__getitem__(0).to_json()[at]
+
+
+def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> Evaluations:
     """Judge the set at `asked.path` anew.
 
     Returns:
@@ -77,7 +99,7 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> list[
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
-    evaluations = []
+    evaluations = Evaluations()
     for one in configs:
         judges = _Judges(one, data, held, distilled, done)
         evaluations.append(_judge(judges, asked))
