@@ -30,7 +30,7 @@ def minimize(
     inner_args: tuple[Any, ...] = (),
     solver: AbstractSolver | Callable[..., Any] | None = None,
     inverse_hvp: AbstractInverseHVP | None = None,
-    rtol: float | None = None,
+    tol: float | None = None,
     max_steps: int = 200,
     bounds: Any = None,
     has_aux: bool = False,
@@ -54,7 +54,7 @@ def minimize(
         solver: how theta* is found; None: `solvers.NewtonCG`, to a tolerance that follows the
             outer progress. Any other is used as it is, from the last theta.
         inverse_hvp: how H^-1 g is applied; None: `CG`, to a tolerance that follows the progress.
-        rtol: stop where a step is expected to lower the value by less than this part of it, and
+        tol: stop where a step is expected to lower the value by less than this part of it, and
             the last step did not do more either. None: 1e-7 in float64, 1e-5 otherwise.
         max_steps: at most so many steps of psi.
         bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers or
@@ -89,8 +89,8 @@ def minimize(
         )
     if max_steps < 1:
         raise ValueError(f"max_steps={max_steps} leaves no step to take: give 1 or more.")
-    if rtol is not None and not rtol > 0:
-        raise ValueError(f"rtol={rtol} is never reached: give a part of the value, e.g. 1e-6.")
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol={tol} is never reached: give a part of the value, e.g. 1e-6.")
     if solver is None:
         as_solver(NewtonCG(), inner)  # says where the default does not suit
     inverse = inverse_for(inner, inverse_hvp)
@@ -110,7 +110,7 @@ def minimize(
         psi0,
         theta0,
         bounds,
-        rtol,
+        tol,
     )
     return _run(problem, max_steps, callback, throw)
 

@@ -77,7 +77,7 @@ class Result(eqx.Enumeration):
     )
     outer_max_steps_reached = (
         "The steps of psi ran out while the outer loss was still getting smaller: allow more "
-        "`max_steps`, start from the `psi` found so far, or loosen `rtol`."
+        "`max_steps`, start from the `psi` found so far, or loosen `tol`."
     )
     no_descent = (
         "No step downhill made the outer loss any smaller, so psi is no minimum of it and its "

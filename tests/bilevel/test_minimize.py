@@ -67,7 +67,7 @@ def test_bounds_are_kept_and_reached(x64):
 
     bounds = ({"left": jnp.full(5, -4.0), "right": -2.0}, 1.0)
     args: dict[str, Any] = {"outer_args": valid, "inner_args": train}
-    found = minimize(error, penalised, psi0, jnp.zeros(10), bounds=bounds, rtol=1e-10, **args)
+    found = minimize(error, penalised, psi0, jnp.zeros(10), bounds=bounds, tol=1e-10, **args)
     psi = np.concatenate((found.psi["left"], found.psi["right"]))
     gradient = found.hypergradient.grad
     gradient = np.concatenate((gradient["left"], gradient["right"]))
@@ -209,7 +209,7 @@ def test_a_minimum_at_the_start_takes_no_step():
         ({"bounds": (jnp.zeros(3), None)}, r"shape \(3,\)"),
         ({"bounds": ({"a": 1.0, "b": 2.0}, None)}, "2 leaves"),
         ({"max_steps": 0}, "max_steps=0"),
-        ({"rtol": -1.0}, "rtol=-1.0"),
+        ({"tol": -1.0}, "tol=-1.0"),
         ({"solver": LBFGS}, "is a class"),
     ],
 )

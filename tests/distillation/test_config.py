@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bilevel_distillation import EvaluateConfig, EvaluationConfig, RunConfig, resolve
+from bilevel_distillation import (
+    Accuracies,
+    EvaluateConfig,
+    Evaluation,
+    EvaluationConfig,
+    Evaluations,
+    RunConfig,
+    resolve,
+)
 from bilevel_distillation._config import differences, from_json, to_json
 
 WHERE = Path("runs/one/config.json")
