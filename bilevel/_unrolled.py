@@ -118,7 +118,7 @@ def unrolled_grad(
     Backpropagation through the solver: the exact derivative of what the solver did, minimum or
     not. What is kept of a step is theta, the optimiser's state and the inner gradient: that
     gradient is differentiated forward over reverse (Kemaev et al., 2025), which keeps none of its
-    activations, at the cost of no more time; where the inner loss holds a `custom_vjp`, which has
+    activations, for about a tenth more time; where the inner loss holds a `custom_vjp`, which has
     no forward mode, they are kept. Where the solver converges it tends to the implicit gradient.
 
     Args:

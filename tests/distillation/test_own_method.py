@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import Array
@@ -92,6 +93,13 @@ def test_its_fields_are_the_settings_of_their_names():
     distillation = Distillation(open_ones, method=Means)
     assert (distillation.config.batch_size, distillation.config.width) == (20, 5)
     assert distillation.recipe.method == Means(microbatch=7)
+
+
+def test_a_preparation_without_prepare_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no data is needed
+    sentence = "method=Means names a preparation and has no `prepare`: write one, or let"
+    with pytest.raises(ValueError, match=sentence):
+        Means().prepare(None, None)  # pyright: ignore
 
 
 def test_one_that_is_named_runs_and_goes_on(tmp_path, monkeypatch):

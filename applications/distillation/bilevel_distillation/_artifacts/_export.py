@@ -16,7 +16,7 @@ from ._distilled import DistilledSet
 from ._pictures import draw_images
 from ._publish import check_files, publish, read_record
 from ._reading import guarded, sha256_of
-from ._writing import write_whole
+from ._writing import linked, write_whole
 
 _PREPROCESS = "preprocess.npz"
 _ROWS = re.compile(r"data/train-00000-of-00001(-[0-9a-f]{16})?\.parquet")
@@ -74,20 +74,12 @@ def export_hf(
         name = f"data/train-00000-of-00001-{sha256_of(rows)[:16]}.parquet"
         (new / name).parent.mkdir()
         write_whole(new / name, rows)
-        if preprocess is None or not _linked(preprocess, new / _PREPROCESS):
+        if preprocess is None or not linked(preprocess, new / _PREPROCESS):
             write_arrays(new / _PREPROCESS, distilled.preprocessor.to_arrays())
         draw_images(distilled, new / "preview.png")
         write_whole(new / "README.md", card(distilled, name))
 
     return publish(distilled, Path(folder), write)
-
-
-def _linked(file: Path, name: Path) -> bool:
-    try:
-        os.link(file, name, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        return False
-    return not name.is_symlink()
 
 
 def export_npz(distilled: DistilledSet, folder: str | os.PathLike[str]) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from ._arrays import read_arrays, write_arrays
 from ._reading import Damaged, finite, guarded, parse_json
-from ._writing import move_aside
+from ._writing import linked, move_aside
 
 log = logging.getLogger(__name__)
 NAME = "prepared.npz"
@@ -47,6 +46,8 @@ def find_prepared(folder: Path, made_for: dict[str, Any]) -> Prepared | None:
                 log.warning("%s It is now %s.", error, place)
             continue
         except OSError:
+            if path.parent == folder:
+                raise  # it may be whole: nothing takes its place
             continue
         if path.parent != folder:
             _share(path, folder / NAME, found, made_for)
@@ -80,7 +81,5 @@ def _read(path: Path) -> Prepared:
 
 def _share(path: Path, own: Path, found: Prepared, made_for: dict[str, Any]) -> None:
     """A second name of the same file, or a copy where the file system has none."""
-    try:
-        os.link(path, own, follow_symlinks=False)
-    except (OSError, NotImplementedError):
+    if not linked(path, own):
         keep_prepared(own.parent, found[0], made_for, found[1])

@@ -99,6 +99,15 @@ def move_aside(path: Path, folder: Path) -> Path:
     return place
 
 
+def linked(file: Path, name: Path) -> bool:
+    """Give a file a second name; False where the file system has none, or the file is a link."""
+    try:
+        os.link(file, name, follow_symlinks=False)
+    except (OSError, NotImplementedError):  # the latter where links cannot but be followed
+        return False
+    return not name.is_symlink()
+
+
 def sync_folder(folder: Path) -> None:
     """A name is safe when its folder is on the disk; not every system can be asked for that."""
     with suppress(OSError):

@@ -77,7 +77,10 @@ class AbstractMethod(eqx.Module):
         data, network and `preparation`, for which the key is the same. `done` is called after each
         of `self.parts` parts.
         """
-        raise NotImplementedError
+        raise ValueError(
+            f"method={type(self).__name__} names a preparation and has no `prepare`: write one, or "
+            "let preparation be None."
+        )
 
     def prepared_like(self, network: AbstractNetwork) -> Any:
         """The shapes of what `prepare` gives, for networks like this one."""
