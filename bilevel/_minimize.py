@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._hypergradient import hypergradient
 from ._inner import as_arrays
-from ._outer import Outer
+from ._outer import Losses, Outer
 from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._types import PyTree
@@ -95,15 +94,7 @@ def minimize(
         as_solver(NewtonCG(), inner)  # says where the default does not suit
     inverse = inverse_for(inner, inverse_hvp)
     problem = Outer(
-        lambda solver, inverse: hypergradient(
-            outer,
-            inner,
-            solver=solver,
-            inverse_hvp=inverse,
-            has_aux=has_aux,
-            inner_has_aux=inner_has_aux,
-            throw="ignore",
-        ),
+        Losses(outer, inner, has_aux, inner_has_aux),
         {"outer_args": outer_args, "inner_args": inner_args},
         None if solver is None else as_solver(solver, inner),
         None if inverse is None else as_inverse(inverse),

@@ -1,48 +1,84 @@
 """The outer loss as a function of flat psi, as accurate as is asked for, from where it last was."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from ._bounds import flat_bounds
+from ._hypergradient import hypergradient
+from ._inner import InnerLoss, strongly_typed
+from ._loops import loops_slowly
+from ._operator import Wide
 from ._record import Hypergradient
 from ._result import Result, failed
 from ._stationarity import near_enough
-from ._tree import cast, dtypes_of, wide_dtype, widen
-from .inverse_hvp import CG
+from ._tree import cast, dtypes_of, is_wide, wide_dtype, widen
+from .inverse_hvp import CG, Equilibration
 from .inverse_hvp._base import default_rtol
+from .inverse_hvp._equilibration import Scaling
+from .problems._base import AbstractProblem
+from .problems._stationary import Stationary
 from .solvers import NewtonCG
 
 LOOSEST = 0.05
 """The relative error of hypergradients far from the minimum."""
+SLOW = 40
+"""Steps of conjugate gradients from which on other units of theta are tried."""
+PAYS = 0.7
+"""The part of the steps before that they may take, to be kept."""
+
+
+class Losses(eqx.Module):
+    """Both losses, and what they return beside their values."""
+
+    outer: Callable[..., Any]
+    inner: Callable[..., Any]
+    has_aux: bool = eqx.field(static=True)
+    inner_has_aux: bool = eqx.field(static=True)
 
 
 class Outer:
-    """The outer value and its gradient as functions of flat psi; what helps is carried along."""
+    """The outer value and its gradient as functions of flat psi; what helps is carried along:
+    theta, v, and the units in which the default conjugate gradients search, where these are slow.
+    """
 
-    def __init__(self, function, args, solver, inverse, psi0, theta0, bounds, tol):
-        self.function, self.args = function, args
+    def __init__(self, losses: Losses, args, solver, inverse, psi0, theta0, bounds, tol):
+        self.losses, self.args = losses, strongly_typed(args)
         self.solver, self.inverse = solver, inverse
-        moving, self.static = eqx.partition(psi0, eqx.is_inexact_array)
+        moving, _ = eqx.partition(psi0, eqx.is_inexact_array)
         dtype = wide_dtype(moving)
-        self.dtypes = dtypes_of(moving)
-        flat, self.unravel = ravel_pytree(widen(moving))
+        self.psi0, flat = psi0, ravel_pytree(widen(moving))[0]
         self.lower, self.upper = flat_bounds(bounds, moving, dtype)
         self.start = jnp.clip(flat, self.lower, self.upper)
-        self.theta, self.v, self.evaluations = theta0, None, 0
+        self.theta, self.evaluations = theta0, 0
         parameters = eqx.filter(theta0, eqx.is_inexact_array)
+        self.v = optax.tree.zeros_like(parameters)
+        self.units, self.ones = Units(), Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
+        self.whole = solver is None and self._is_one_program()
         self.theta_dtype = wide_dtype(parameters)
         self.exact = default_rtol(parameters), 0.1 * near_enough(parameters)
         self.tol = (1e-7 if jnp.finfo(dtype).eps < 1e-12 else 1e-5) if tol is None else tol
         self.loosest = self.accuracy = LOOSEST
         self.share, self.strict = 0.2, False
+        self.still = jnp.zeros_like(flat)
+
+    def _is_one_program(self) -> bool:
+        """Whether nothing is faster where it is dispatched step by step."""
+        if self.inverse is not None and not self.inverse.traceable:
+            return False
+        args = self.args["inner_args"]
+        return not loops_slowly(self.losses.inner, self.theta, self.psi0, *args)
 
     def psi(self, flat):
-        return eqx.combine(cast(self.unravel(flat), self.dtypes), self.static)
+        return _unflattened(flat, self.psi0)
 
     def follow(self, shrunk: float) -> bool:
         """Ask for an accuracy in step with the gradient, which has shrunk to this part; whether
@@ -59,11 +95,14 @@ class Outer:
         self.accuracy = max(0.1 * self.accuracy, self.exact[0])
         return self.inverse is None and self.accuracy < before
 
-    def __call__(self, flat, base: float | None = None) -> "Look":
-        """What is at psi, the value as accurate as a comparison with `base` asks for."""
+    def __call__(self, flat, base: float | None = None, step=None, share: float = 0.0) -> "Look":
+        """What is at psi, `share` of a step from `flat`, the value as accurate as a comparison
+        with `base` asks for.
+        """
+        step = self.still if step is None else step
         while True:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
-            look = self._compute(flat, self.accuracy, inner_rtol)
+            look = self._compute((flat, step, share), self.accuracy, inner_rtol)
             if not np.isfinite(look.value):
                 return look
             self.theta, self.v = look.h.theta, look.h.adjoint.v
@@ -75,29 +114,55 @@ class Outer:
 
     def exactly(self, flat, roughly: "Look") -> "Look":
         """To full precision, where that can be had."""
-        look = self._compute(flat, *self.exact, verify=True)
+        look = self._compute((flat, self.still, 0.0), *self.exact, verify=True)
         if look.broken or bool(failed(look.h.inner.result)):
             return roughly
         self.theta, self.v = look.h.theta, look.h.adjoint.v
         return look
 
-    def _compute(self, flat, rtol, inner_rtol, verify=False):
+    def _compute(self, place, rtol, inner_rtol, verify=False) -> "Look":
         solver, inverse = self.solver, self.inverse
+        bounds, (flat, step, share) = (self.lower, self.upper), place
+        place = flat, step, jnp.asarray(share, flat.dtype)
+        scaling = self.ones
+        if self.units.pay:  # where psi is now, which may be far from where theta was found
+            scaling = _row_norms(self.losses, self.args, self.psi0, self.theta, place, bounds)
         # As arrays, which can change without compiling anew.
         if solver is None:
-            solver = NewtonCG(rtol=jnp.asarray(inner_rtol, self.theta_dtype))
+            rtol_of_inner = jnp.asarray(inner_rtol, self.theta_dtype)
+            solver = NewtonCG(rtol=rtol_of_inner, preconditioner=scaling)
         if inverse is None:
-            inverse = CG(rtol=jnp.asarray(rtol, self.theta_dtype), verify=jnp.asarray(verify))
+            inverse = CG(
+                rtol=jnp.asarray(rtol, self.theta_dtype),
+                verify=jnp.asarray(verify),
+                preconditioner=scaling,
+            )
         self.evaluations += 1
-        h = self.function(solver, inverse)(self.psi(flat), self.theta, v0=self.v, **self.args)
-        numbers, gradient, free = _read(h, flat, self.lower, self.upper)
-        value, change, norm, broken = map(float, np.asarray(numbers))
+        look = _look if self.whole else _looked
+        h, there, gradient, free, numbers = look(
+            self.losses, self.args, solver, inverse, self.psi0, self.theta, self.v, place, bounds
+        )
+        numbers = np.asarray(numbers)
+        value, change, norm, slope, broken = map(float, numbers[:5])
         value += change if self.solver is None else 0.0
         value = float("inf") if self.strict and broken else value
-        return Look(h, value, change, norm, bool(broken), gradient, free)
+        if self.inverse is None and not isinstance(self.losses.inner, AbstractProblem):
+            self.units.follow(int(numbers[5]))
+        return Look(h, there, value, change, norm, slope, bool(broken), gradient, free)
 
-    def along(self, flat, step, share):
-        return jnp.clip(flat + share * step, self.lower, self.upper)
+
+class Units:
+    """Whether conjugate gradients had better search theta in units of the rows of the Hessian."""
+
+    def __init__(self):
+        self.pay, self.plain = False, 0
+
+    def follow(self, steps: int) -> None:
+        """After a solve that took so many steps: try, keep, or leave them."""
+        if not self.pay and steps > max(SLOW, 2 * self.plain):
+            self.pay, self.plain = True, steps
+        elif self.pay and steps > PAYS * self.plain:
+            self.pay = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,32 +170,88 @@ class Look:
     """A hypergradient, and what a descent asks of it.
 
     Attributes:
+        flat: psi.
         value: the outer loss where the inner problem would be solved, to first order; infinite
             where a solve failed, as it did not at the start.
         change: `h.change`, which `value` includes where the inner solver is the default.
         norm: that of the gradient among the free coordinates.
+        slope: along the step, but for the coordinates that have come to a bound.
         broken: whether a solve failed, and not only in that it stopped as early as it was told to.
         gradient: flat.
         free: the coordinates that no bound holds back.
     """
 
     h: Hypergradient
+    flat: Array
     value: float
     change: float
     norm: float
+    slope: float
     broken: bool
     gradient: Array
     free: Array
 
 
+def _looked(losses: Losses, args, solver, inverse, psi0, theta, v, place, bounds):
+    there = along(*place, *bounds)
+    compute = hypergradient(
+        losses.outer,
+        losses.inner,
+        solver=solver,
+        inverse_hvp=inverse,
+        has_aux=losses.has_aux,
+        inner_has_aux=losses.inner_has_aux,
+        throw="ignore",
+    )
+    h = compute(_unflattened(there, psi0), theta, v0=v, **args)
+    return h, there, *_read(h, there, place[1], *bounds)
+
+
+_look = eqx.filter_jit(_looked)
+
+
 @eqx.filter_jit
-def _read(h: Hypergradient, flat, lower, upper):
+def along(flat, step, share, lower, upper):
+    return jnp.clip(flat + share * step, lower, upper)
+
+
+def held_back(step, flat, lower, upper):
+    """The coordinates that are at a bound, and would be moved beyond it."""
+    if lower is None:
+        return jnp.zeros(flat.shape, bool)
+    return ((flat <= lower) & (step < 0)) | ((flat >= upper) & (step > 0))
+
+
+def slope_of_path(gradient, step, flat, lower, upper):
+    """Along `clip(. + share step)` where that is at `flat`."""
+    return jnp.vdot(gradient, jnp.where(held_back(step, flat, lower, upper), 0, step))
+
+
+@eqx.filter_jit
+def _unflattened(flat, psi0):
+    moving, static = eqx.partition(psi0, eqx.is_inexact_array)
+    unravel = ravel_pytree(widen(moving))[1]
+    return eqx.combine(cast(unravel(flat), dtypes_of(moving)), static)
+
+
+@eqx.filter_jit
+def _read(h: Hypergradient, flat, step, lower, upper):
     gradient = ravel_pytree(widen(h.grad))[0]
-    free = jnp.ones(flat.shape, bool)
-    if lower is not None:
-        free = ~(((flat <= lower) & (gradient > 0)) | ((flat >= upper) & (gradient < 0)))
+    free = ~held_back(-gradient, flat, lower, upper)
     norm = jnp.linalg.norm(jnp.where(free, gradient, 0))
+    slope = slope_of_path(gradient, step, flat, lower, upper)
     rough = h.inner.result == Result.not_stationary
     broken = (failed(h.inner.result) & ~rough) | failed(h.adjoint.result)
-    numbers = [leaf.astype(flat.dtype) for leaf in (h.value, h.change, norm, broken)]
-    return jnp.stack(numbers), gradient, free
+    numbers = [h.value, h.change, norm, slope, broken, h.adjoint.steps]
+    return gradient, free, jnp.stack([number.astype(flat.dtype) for number in numbers])
+
+
+@eqx.filter_jit
+def _row_norms(losses: Losses, args, psi0, theta, place, bounds) -> Scaling:
+    start, static = eqx.partition(theta, eqx.is_inexact_array)
+    psi, inner_args = _unflattened(along(*place, *bounds), psi0), tuple(args["inner_args"])
+    loss = InnerLoss(losses.inner, static, psi, inner_args, {}, losses.inner_has_aux)
+    *_, hessian = Stationary(loss).linearize(start, None, rederive=False)
+    if not is_wide(start):
+        hessian, start = Wide(hessian, dtypes_of(start)), widen(start)
+    return Equilibration().prepare(hessian, start, None)

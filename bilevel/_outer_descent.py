@@ -138,34 +138,31 @@ class Descent:
                 self.exact = False
                 return None
             return Result.successful if -slope / 2 <= 100 * little else Result.no_descent
-        self.move(self.problem.along(self.flat, step, found.share), there, little)
+        self.move(there, little)
         return None
 
-    def move(self, flat: Array, there: Look, little: float) -> None:
-        before, moving = self.now, flat - self.flat
-        self.flat, self.now, self.exact = flat, there, False
+    def move(self, there: Look, little: float) -> None:
+        before, start = self.now, self.flat
+        self.flat, self.now, self.exact = there.flat, there, False
         self.values.append(there.value)
         self.norms.append(there.norm)
         self.quiet = abs(before.value - there.value) <= 10 * little
         if self.problem.follow(there.norm / max(self.norms)):
             # So much smaller a gradient may be no more than an error.
-            self.look_again(self.problem(flat, before.value))
-        change = self.now.gradient - before.gradient
-        self.curvature, self.longest = _remembered(self.curvature, moving, change, self.longest)
+            self.look_again(self.problem(self.flat, before.value))
+        pair = (start, before.gradient), (self.flat, self.now.gradient)
+        self.curvature, self.longest = _remembered(self.curvature, *pair, self.longest)
 
     def search(self, step: Array, slope: float) -> tuple[Point | None, Look | None]:
         problem, met = self.problem, {}
         eps = float(jnp.finfo(self.flat.dtype).eps)
 
         def at(share: float) -> Point:
-            flat = problem.along(self.flat, step, share)
-            met[share] = there = problem(flat, self.now.value)
-            ends = (problem.lower, problem.upper)
-            along = float(_slope(there.gradient, step, flat, *ends))
+            met[share] = there = problem(self.flat, self.now.value, step, share)
             noise = 4 * eps * abs(there.value)
             if problem.solver is None:  # the change is known to first order
                 noise += 0.01 * abs(there.change)
-            return Point(share, there.value, along, noise if np.isfinite(noise) else 0.0)
+            return Point(share, there.value, there.slope, noise if np.isfinite(noise) else 0.0)
 
         most = 12 if self.longest == 0 else 6
         found, _ = search(at, Point(0.0, self.now.value, slope), 1.0, most)
@@ -217,15 +214,7 @@ def _first_step(value: Array, gradient: Array, free: Array):
 
 
 @eqx.filter_jit
-def _remembered(curvature: Curvature, step: Array, change: Array, longest: Array):
+def _remembered(curvature: Curvature, before: tuple, now: tuple, longest: Array):
+    step, change = (there - here for here, there in zip(before, now, strict=True))
     curvature, _ = remember(curvature, step, change)
     return curvature, jnp.maximum(longest, jnp.max(jnp.abs(step)))
-
-
-@eqx.filter_jit
-def _slope(gradient: Array, step: Array, there: Array, lower: Any, upper: Any) -> Array:
-    """Along the line, but for the coordinates that have come to a bound."""
-    if lower is not None:
-        held = ((there <= lower) & (step < 0)) | ((there >= upper) & (step > 0))
-        step = jnp.where(held, 0, step)
-    return jnp.vdot(gradient, step)

@@ -7,6 +7,7 @@ from ._cg import CG as CG
 from ._conjugate import ConjugateGradients as ConjugateGradients
 from ._conjugate import ConjugateGradientState as ConjugateGradientState
 from ._dense import Dense as Dense
+from ._equilibration import Equilibration as Equilibration
 from ._finite_difference import FiniteDifference as FiniteDifference
 from ._identity import Identity as Identity
 from ._krylov_space import KrylovSpace as KrylovSpace

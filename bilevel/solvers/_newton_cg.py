@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, vdot, wide_dtype
 from .._types import PyTree
-from ..inverse_hvp import CG
+from ..inverse_hvp import CG, AbstractPreconditioner
 from ..problems._stationary import Stationary
 from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
 
@@ -38,6 +39,7 @@ class NewtonCG(AbstractMinimiser):
             the gradient shrinks.
         cg_steps: at most so many conjugate gradients a step.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
+        preconditioner: of the conjugate gradients, as in `bilevel.inverse_hvp.CG`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -53,6 +55,7 @@ class NewtonCG(AbstractMinimiser):
     forcing: float = 0.05
     cg_steps: int = eqx.field(default=64, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
+    preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
 
     def __check_init__(self) -> None:
         check_loop(self.loop)
@@ -100,6 +103,7 @@ class NewtonCG(AbstractMinimiser):
             truncated=True,
             loop=self.loop,
             verify=False,  # the next gradient tells
+            preconditioner=self.preconditioner,
         )
         solved = inverse(hvp, gradient)
         along = vdot(gradient, solved.v)

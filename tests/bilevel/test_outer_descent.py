@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel._outer_descent import _slope
+from bilevel._outer import slope_of_path
 
 
 def test_the_slope_is_that_of_the_clipped_path(x64):
@@ -25,6 +25,6 @@ def test_the_slope_is_that_of_the_clipped_path(x64):
         there = path(0.3)
         held = (there == -0.5) | (there == 0.75)
         assert bool(held.any()) == (ends[0] is not None)
-        found = _slope(jax.grad(value)(there), step, there, *ends)
+        found = slope_of_path(jax.grad(value)(there), step, there, *ends)
         expected = (value(path(0.3 + 1e-6)) - value(path(0.3 - 1e-6))) / 2e-6
         np.testing.assert_allclose(found, expected, rtol=1e-6)
