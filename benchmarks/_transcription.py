@@ -79,7 +79,7 @@ class Settings:
         inner_steps, adjoint_steps: steps of Adam on the inner loss, and on v.
         clip: clip each leaf of the implicit gradient to the norm of the direct one.
         margin: subtract the label margin from the outer loss.
-        most_pool_steps: the age at which a network of the pool is replaced.
+        pool_max_steps: the age at which a network of the pool is replaced.
         whole: compile a meta-step as one program; None: on an accelerator.
         inner_rate, adjoint_rate: Adam's rates, see `tune`; a change compiles nothing anew.
     """
@@ -89,7 +89,7 @@ class Settings:
     adjoint_steps: int = _static(20)
     clip: bool = _static(True)
     margin: bool = _static(True)
-    most_pool_steps: int = _static(100)
+    pool_max_steps: int = _static(100)
     whole: bool | None = _static(None)
     inner_rate: float = 1e-3
     adjoint_rate: float = 1.0
@@ -157,7 +157,7 @@ def meta_step(
 ) -> State:
     """One iteration of Algorithm 1 on a batch of real images with one-hot targets.
 
-    `key` and `make_network` make the network that replaces one of `most_pool_steps` steps.
+    `key` and `make_network` make the network that replaces one of `pool_max_steps` steps.
     """
     member = state.pool[model_index]
     step = _compiled_step if settings.one_program else _step
@@ -166,7 +166,7 @@ def meta_step(
         settings, before, pool_steps, images, targets
     )
     member = Member(trained[0], trained[1], member.age + pool_steps)
-    if member.age >= settings.most_pool_steps:
+    if member.age >= settings.pool_max_steps:
         member = make_member(make_network, key)
     pool = list(state.pool)
     pool[model_index] = member

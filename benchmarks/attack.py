@@ -30,7 +30,7 @@ class Arguments:
         batch_size: real images in a meta-iteration.
         iterations: of distillation.
         pool_size: networks.
-        tolerance: of conjugate gradients.
+        rtol: of conjugate gradients.
         steps: that networks are trained for.
         learning_rate: and their highest rate.
         train_batch: images in a step.
@@ -45,7 +45,7 @@ class Arguments:
     batch_size: int = 256
     iterations: int = 100
     pool_size: int = 10
-    tolerance: float = 0.1
+    rtol: float = 0.1
     steps: int = 8_000
     learning_rate: float = 5e-3
     train_batch: int = 64
@@ -57,7 +57,7 @@ def main(arguments: Arguments) -> None:
     a = arguments
     config = RunConfig(
         dataset=a.dataset, samples=a.samples, ipc=a.ipc, width=a.width, batch_size=a.batch_size,
-        iterations=a.iterations, pool_size=a.pool_size, tolerance=a.tolerance, curve_points=1,
+        iterations=a.iterations, pool_size=a.pool_size, rtol=a.rtol, curve_points=1,
         out=a.out,
         evaluation=EvaluationConfig(
             repeats=1, steps=a.steps, learning_rate=a.learning_rate, warmup=200,

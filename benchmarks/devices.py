@@ -119,7 +119,7 @@ def main():
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     config = RunConfig(dataset="cifar10", ipc=options.ipc, width=options.width, iterations=1,
-                       max_cg_steps=options.steps, linear_solver="cg", pool_size=32)  # fmt: skip
+                       cg_max_steps=options.steps, linear_solver="cg", pool_size=32)  # fmt: skip
     found = [measure(config, devices, options.dump) for devices in (1, 8)]
     one, eight = found
     ratios = {name: one[name] / eight[name] for name in ("operations", "memory_bytes")}

@@ -73,7 +73,7 @@ class Arguments:
         batch: real images in the outer loss.
         trained: steps that the network has been trained for.
         pool_steps: steps that it is trained for in the meta-iteration.
-        tolerances: of conjugate gradients.
+        rtols: of conjugate gradients.
         account: count floating-point operations instead.
     """
 
@@ -83,7 +83,7 @@ class Arguments:
     batch: int = 256
     trained: int = 50
     pool_steps: int = 8
-    tolerances: tuple[float, ...] = (0.1, 0.08, 0.06, 0.03, 0.01)
+    rtols: tuple[float, ...] = (0.1, 0.08, 0.06, 0.03, 0.01)
     account: bool = False
 
 
@@ -226,10 +226,10 @@ def make_ways(problem: Problem, arguments: Arguments, settings, plain) -> dict[s
     recipe, coreset = problem.recipe, problem.state.coreset
     exact: Any = recipe.method.solver
     ways = {"exact": library(problem, recipe)}
-    for tolerance in arguments.tolerances:
-        if coreset.labels.size <= 100 or tolerance != exact.tolerance:  # where "auto" factorises
-            cg = replace(exact, linear_solver="cg", tolerance=tolerance)
-            ways[f"conjugate gradients to {tolerance:g}"] = library(problem, recipe.solved_by(cg))
+    for rtol in arguments.rtols:
+        if coreset.labels.size <= 100 or rtol != exact.rtol:  # where "auto" factorises
+            cg = replace(exact, linear_solver="cg", rtol=rtol)
+            ways[f"conjugate gradients to {rtol:g}"] = library(problem, recipe.solved_by(cg))
     rates = Rates(jnp.asarray(settings.inner_rate), jnp.asarray(settings.adjoint_rate))
     with_rates = eqx.tree_at(lambda s: s.rates, problem.state, rates)
     ways["the paper's way"] = library(problem._replace(state=with_rates), recipe.solved_by(Adam()))

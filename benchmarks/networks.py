@@ -33,7 +33,7 @@ class Arguments:
         batch_size: real images in a meta-iteration.
         iterations: of distillation.
         pool_size: networks.
-        tolerance: of conjugate gradients.
+        rtol: of conjugate gradients.
         judges: a network and its normalisation each.
         judges_width: channels of their first convolution.
         steps: that each is trained for.
@@ -48,7 +48,7 @@ class Arguments:
     batch_size: int = 256
     iterations: int = 200
     pool_size: int = 10
-    tolerance: float = 0.1
+    rtol: float = 0.1
     judges: tuple[tuple[str, str], ...] = (
         ("convnet", "none"),
         ("convnet", "batch"),
@@ -68,7 +68,7 @@ def main(arguments: Arguments) -> None:
     config = RunConfig(
         dataset="cifar10", ipc=a.ipc, width=a.width, norm=a.norm,  # pyright: ignore[reportArgumentType]
         batch_size=a.batch_size, iterations=a.iterations, pool_size=a.pool_size,
-        tolerance=a.tolerance, curve_points=1, out=a.out,
+        rtol=a.rtol, curve_points=1, out=a.out,
         evaluation=EvaluationConfig(repeats=1, steps=a.steps, learning_rate=a.learning_rate),
     )  # fmt: skip
     run(config)

@@ -120,7 +120,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     return found
 
 
-def prepare(case: Case, tolerance: float = 0.0):
+def prepare(case: Case, rtol: float = 0.0):
     """A meta-iteration, as a function of nothing that can be called again and again."""
     dataset = "tiny_imagenet" if case.classes > 10 or case.pixels > 32 else "cifar10"
     config = RunConfig(
@@ -133,8 +133,8 @@ def prepare(case: Case, tolerance: float = 0.0):
         zca=False,
         flip=False,
         linear_solver="cg",
-        tolerance=tolerance or 1e-9,
-        max_cg_steps=64 if tolerance else case.steps,
+        rtol=rtol or 1e-9,
+        cg_max_steps=64 if rtol else case.steps,
     )
     one = Distillation(config, some(dataset, case.classes, case.pixels))
     rows = np.random.default_rng(0).choice(len(one.training.images), case.batch, replace=False)
@@ -190,7 +190,7 @@ def time_of_kernel(call, repeats: int) -> float:
 
 
 def to_tolerance(case: Case) -> str:
-    _, metrics = prepare(case, tolerance=1e-2)()()
+    _, metrics = prepare(case, rtol=1e-2)()()
     return f"{metrics['inner_steps']} + {metrics['adjoint_steps']}"
 
 

@@ -132,7 +132,7 @@ def by_adam(settings, network, coreset, images, targets, inner: int, adjoint: in
 
 def by_cg(problem: Problem, steps: int):
     recipe, _, state, draws, network, images, targets = problem
-    solver = replace(recipe.method.solver, linear_solver="cg", tolerance=1e-9, max_steps=steps)
+    solver = replace(recipe.method.solver, linear_solver="cg", rtol=1e-9, max_steps=steps)
     recipe = recipe.solved_by(solver)
 
     def gradient():
@@ -148,7 +148,7 @@ def distil(arguments: Arguments, held: dict[str, Any]) -> None:
     config = RunConfig(
         dataset="mnist", width=arguments.width, batch_size=arguments.batch, iterations=10_000,
         pool_size=arguments.pool, seed=arguments.seed, coreset_rate=3e-3, coreset_decay=1.0,
-        linear_solver="cg", tolerance=1e-9,
+        linear_solver="cg", rtol=1e-9,
         evaluation=EvaluationConfig(repeats=arguments.networks),
     )  # fmt: skip
     one = Distillation(config)
@@ -172,7 +172,7 @@ def distil(arguments: Arguments, held: dict[str, Any]) -> None:
             keep(named(pair), transcribed(arguments, one, settings, *pair))
     for steps in arguments.cg:
         if (name := f"CG {steps} + {steps}") not in accuracies:
-            way = Distillation(replace(config, max_cg_steps=steps), one.data, one.preprocessor)
+            way = Distillation(replace(config, cg_max_steps=steps), one.data, one.preprocessor)
             for _ in range(arguments.iterations):
                 way.step()
             keep(name, way.state.averaged)

@@ -40,7 +40,7 @@ class Arguments:
         width: of the network whose memory is told.
         microbatch: images at a time, with n_subset.
         small_width: of the network that is distilled with; 0: none is.
-        tolerance: of its conjugate gradients.
+        rtol: of its conjugate gradients.
         iterations: of distillation.
         batch: real images in the outer loss.
         repeats: networks trained for the accuracy; 0: none are.
@@ -53,7 +53,7 @@ class Arguments:
     width: int = 128
     microbatch: int = 250
     small_width: int = 8
-    tolerance: float = 0.1
+    rtol: float = 0.1
     iterations: int = 8
     batch: int = 256
     repeats: int = 2
@@ -83,7 +83,7 @@ def memory(arguments: Arguments) -> dict:
     def add(name: str, **settings) -> None:
         config = RunConfig(
             dataset="cifar100", ipc=arguments.ipc, width=arguments.width, iterations=1,
-            batch_size=arguments.batch, pool_size=5, flip=False, max_cg_steps=64,
+            batch_size=arguments.batch, pool_size=5, flip=False, cg_max_steps=64,
             linear_solver="cg", **settings,
         )  # fmt: skip
         config = resolve(config, SHAPE, CLASSES)
@@ -127,7 +127,7 @@ def distil(arguments: Arguments) -> dict:
         config = RunConfig(
             dataset="tiny_imagenet", ipc=arguments.ipc, width=arguments.small_width, depth=3,
             batch_size=arguments.batch, pool_size=5, flip=False, iterations=arguments.iterations,
-            tolerance=arguments.tolerance,
+            rtol=arguments.rtol,
             n_subset=None if subset == arguments.ipc * CLASSES else subset, remat=True,
             evaluation=EvaluationConfig(
                 repeats=max(1, arguments.repeats), steps=arguments.steps,
@@ -158,7 +158,7 @@ def distil(arguments: Arguments) -> dict:
             "classes": CLASSES,
             "width": arguments.small_width,
             "iterations": arguments.iterations,
-            "tolerance": arguments.tolerance,
+            "tolerance": arguments.rtol,
             "batch": arguments.batch,
             "load": round(os.getloadavg()[0], 1),
         },

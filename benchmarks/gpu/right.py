@@ -148,7 +148,7 @@ def _reference(problem: Problem) -> tuple[Any, str]:
 
 def _finer(problem: Problem) -> Recipe:
     solver: Any = problem.recipe.method.solver
-    solver = replace(solver, linear_solver="cg", tolerance=EXACTLY, max_steps=400)
+    solver = replace(solver, linear_solver="cg", rtol=EXACTLY, max_steps=400)
     return problem.recipe.solved_by(solver)
 
 

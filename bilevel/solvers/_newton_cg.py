@@ -37,7 +37,7 @@ class NewtonCG(AbstractMinimiser):
             ends above it is reported.
         forcing: the relative residual of the first linear solve; later ones are solved further, as
             the gradient shrinks.
-        cg_steps: at most so many conjugate gradients a step.
+        cg_max_steps: at most so many conjugate gradients in each of them.
         loop: how the steps run, see `bilevel.inverse_hvp.CG`.
         preconditioner: of the conjugate gradients, as in `bilevel.inverse_hvp.CG`.
 
@@ -53,14 +53,14 @@ class NewtonCG(AbstractMinimiser):
     max_steps: int = eqx.field(default=100, static=True)
     tol: float | None = None
     forcing: float = 0.05
-    cg_steps: int = eqx.field(default=64, static=True)
+    cg_max_steps: int = eqx.field(default=64, static=True)
     loop: Loop = eqx.field(default="auto", static=True)
     preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
 
     def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
-        for name in ("max_steps", "cg_steps"):
+        for name in ("max_steps", "cg_max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name}={getattr(self, name)} leaves no step to take: give 1 or more."
@@ -99,7 +99,7 @@ class NewtonCG(AbstractMinimiser):
         forcing = jnp.maximum(forcing, 4 * jnp.finfo(dtype).eps)
         inverse = CG(
             rtol=forcing,
-            max_steps=self.cg_steps,
+            max_steps=self.cg_max_steps,
             truncated=True,
             loop=self.loop,
             verify=False,  # the next gradient tells

@@ -76,7 +76,7 @@ def test_steps_that_run_out_are_no_success(x64):
 def test_the_three_ways_of_running_agree(x64):
     theta0 = jnp.zeros(8, jnp.float64)
     looped, *others = (
-        NewtonCG(max_steps=3, cg_steps=3, loop=loop)(logistic, theta0)[0]
+        NewtonCG(max_steps=3, cg_max_steps=3, loop=loop)(logistic, theta0)[0]
         for loop in ("loop", "unroll", "dispatch")
     )
     for other in others:
@@ -101,7 +101,7 @@ def test_a_hypergradient_through_it_is_that_of_a_dense_solve(x64):
     ("given", "words"),
     [
         ({"max_steps": 0}, "max_steps=0"),
-        ({"cg_steps": 0}, "cg_steps=0"),
+        ({"cg_max_steps": 0}, "cg_max_steps=0"),
         ({"rtol": -1.0}, "rtol=-1.0"),
         ({"forcing": 1.0}, "forcing=1.0"),
         ({"tol": -1.0}, "tol=-1.0"),

@@ -57,9 +57,12 @@ def test_what_is_unknown_or_of_another_type_is_said(change, reason):
 
 def test_the_words_of_the_version_before_are_read_as_those_of_today():
     before = json.loads(to_json(RunConfig())) | {"solve": "exact", "tolerance": 0.3}
-    del before["residual"]
+    before |= {"max_cg_steps": 7, "most_pool_steps": 9}
+    for name in ("rtol", "adjoint_rtol", "cg_max_steps", "pool_max_steps"):
+        del before[name]
     found = from_json(json.dumps(before), WHERE)
-    assert (found.solve, found.tolerance, found.residual) == ("linear", 0.3, 0.3)
+    assert (found.solve, found.rtol, found.adjoint_rtol) == ("linear", 0.3, 0.3)
+    assert (found.cg_max_steps, found.pool_max_steps) == (7, 9)
 
 
 def test_a_config_that_is_no_json_is_said():
@@ -173,7 +176,7 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
         (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
         (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
-        (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
+        (lambda: RunConfig(rtol=-1.0), "rtol=-1.0 is not positive"),
         (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),
         (lambda: RunConfig(coreset_rate=float("nan")), "coreset_rate=nan is not positive"),
         (lambda: RunConfig(width=0), "width=0 is too small"),

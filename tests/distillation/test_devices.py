@@ -26,10 +26,10 @@ TINY = RunConfig(
     depth=1,
     ridge_rate=0.1,
     linear_solver="cg",
-    max_cg_steps=2,
+    cg_max_steps=2,
     pool_size=8,
     pool_steps=2,
-    most_pool_steps=3,
+    pool_max_steps=3,
     curve_points=1,
     evaluation=EvaluationConfig(repeats=1, steps=2),
 )
@@ -119,8 +119,8 @@ def start_two(path, *more):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     config = [
         "--ipc", "8", "--iterations", "2", "--batch-size", "32", "--width", "2", "--depth", "1",
-        "--ridge-rate", "0.1", "--linear-solver", "cg", "--max-cg-steps", "2", "--pool-size", "8",
-        "--pool-steps", "2", "--most-pool-steps", "3", "--curve-points", "1",
+        "--ridge-rate", "0.1", "--linear-solver", "cg", "--cg-max-steps", "2", "--pool-size", "8",
+        "--pool-steps", "2", "--pool-max-steps", "3", "--curve-points", "1",
         "--evaluation.repeats", "1", "--evaluation.steps", "2", *more,
     ]  # fmt: skip
     command = [sys.executable, "-m", "bilevel_distillation", "run", "--devices", "all",

@@ -31,11 +31,11 @@ TINY = RunConfig(
     batch_size=12,
     ridge_rate=0.1,  # so large that a few steps come near the solution
     linear_solver="cg",
-    tolerance=1e-12,
-    max_cg_steps=3,  # unrolled in the compiled step
+    rtol=1e-12,
+    cg_max_steps=3,  # unrolled in the compiled step
     adam_steps=2,
     pool_size=3,
-    most_pool_steps=4,
+    pool_max_steps=4,
     coreset_rate=1e-2,
     temperature_rate=1e-1,
     average_decay=0.9,
@@ -151,7 +151,7 @@ def test_the_drawn_network_is_trained_on_the_new_coreset(x64, distance):
 
 
 def test_a_network_is_renewed_at_its_age_with_the_key_of_the_draw(x64, distance):
-    fixed, start = prepare(method="frepo", most_pool_steps=3)
+    fixed, start = prepare(method="frepo", pool_max_steps=3)
     young, _ = meta_step(fixed, copy(start), draw(0, steps=2))
     assert list(young.pool.ages) == [0, 2, 0]
     renewed, _ = meta_step(fixed, copy(young), draw(1, steps=1))

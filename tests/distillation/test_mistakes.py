@@ -28,7 +28,7 @@ MISTAKES = {
     "run --average-decay 1": ("--average-decay 1.0", "below 1"),
     "run --coreset-decay 0": ("--coreset-decay 0.0", "at most 1"),
     "run --padding -1": ("--padding -1 is negative", "0 or more"),
-    "run --tolerance 0": ("--tolerance 0.0", "not positive"),
+    "run --rtol 0": ("--rtol 0.0", "not positive"),
     "run --devices 99": ("--devices 99", "give at most"),
     "run --norm weird": ("--norm", "'batch'", "--help"),
     "run --solve newton": ("--solve", "'linear'", "--help"),

@@ -206,7 +206,7 @@ TINY = RunConfig(
     depth=1,
     pool_size=2,
     pool_steps=2,
-    most_pool_steps=2,
+    pool_max_steps=2,
     curve_points=1,
     evaluation=EvaluationConfig(repeats=1, steps=2),
 )

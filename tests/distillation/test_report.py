@@ -254,7 +254,7 @@ def test_colours_of_plots_are_those_of_the_style_sheet(tmp_path):
 
 
 def test_settings_are_all_there_and_those_not_default_are_marked(tmp_path):
-    folder = make_run(tmp_path / "run", shape=(8, 8, 3), zca=True, flip=True, seed=3, tolerance=0.5)
+    folder = make_run(tmp_path / "run", shape=(8, 8, 3), zca=True, flip=True, seed=3, rtol=0.5)
     page, text = page_of(folder)
     config = json.loads(folder.config.read_text())
     names = (*(config.keys() - {"evaluation"}), *(f"evaluation.{n}" for n in config["evaluation"]))
@@ -264,7 +264,7 @@ def test_settings_are_all_there_and_those_not_default_are_marked(tmp_path):
     assert {name: re.sub(r"<[^>]+>", "", value) for name, value in changed} == {
         "dataset": "noise default digits",
         "iterations": "8 default 5000",
-        "tolerance": "0.5 default 0.01",
+        "rtol": "0.5 default 0.01",
         "flip": "yes default no",  # of images that are not known to allow it
     }
 

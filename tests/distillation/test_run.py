@@ -35,7 +35,7 @@ TINY = RunConfig(
     linear_solver="cg",
     pool_size=2,
     pool_steps=3,
-    most_pool_steps=6,
+    pool_max_steps=6,
     curve_points=1,
     checkpoint_seconds=0.0,
     evaluation=EvaluationConfig(repeats=1, steps=4),
@@ -398,8 +398,8 @@ def test_an_adjoint_that_was_not_solved_is_said(tmp_path, complete):
             self.messages.append(message)
 
     rough, fine = Heard(), Heard()
-    run(replace(TINY, out=tmp_path / "rough", iterations=2, max_cg_steps=1), rough)
-    assert any("raise --max-cg-steps (now 1)" in message for message in rough.messages)
+    run(replace(TINY, out=tmp_path / "rough", iterations=2, cg_max_steps=1), rough)
+    assert any("raise --cg-max-steps (now 1)" in message for message in rough.messages)
     run(replace(TINY, out=tmp_path / "fine", iterations=2), fine)
     assert fine.messages == []
 

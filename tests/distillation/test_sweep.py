@@ -267,7 +267,7 @@ def test_a_cluster_needs_its_package(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("ipc=1,10", [1, 10]), ("tolerance=1e-2,1", [0.01, 1.0]), ("zca=true,false", [True, False]),
+        ("ipc=1,10", [1, 10]), ("rtol=1e-2,1", [0.01, 1.0]), ("zca=true,false", [True, False]),
         ("method=rcig,vig", ["rcig", "vig"]), ("width=8,none", [8, None]),
         ("devices=all,2", ["all", 2]), ("batch-size=64", [64]), ("evaluation.norm=none", ["none"]),
         ("evaluation.augment=false", [False]), ("dataset=a/b,digits", ["a/b", "digits"]),

@@ -19,10 +19,10 @@ Path_ = Annotated[Path, tyro.conf.Positional]
 
 DATA = ("dataset", "samples", "resolution", "zca", "flip", "image_column", "label_column",
         "train_split", "test_split")  # fmt: skip
-SOLVE = ("solve", "linear_solver", "tolerance", "residual", "max_cg_steps", "adam_steps",
+SOLVE = ("solve", "linear_solver", "rtol", "adjoint_rtol", "cg_max_steps", "adam_steps",
          "ridge_rate", "float64", "n_subset", "clip_implicit")  # fmt: skip
 NETWORK = ("width", "depth", "padding", "norm", "smooth", "pool_size", "pool_rate", "pool_steps",
-           "most_pool_steps")  # fmt: skip
+           "pool_max_steps")  # fmt: skip
 MACHINE = ("out", "devices", "storage", "microbatch", "remat", "precision", "curve_points",
            "checkpoint_seconds")  # fmt: skip
 TITLES = {

@@ -187,8 +187,8 @@ def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> N
     except (ValueError, OSError) as error:
         return reporter.warn(str(error))
     for name, setting, slack in (
-        ("adjoint_error", "tolerance", 1.5),
-        ("adjoint_residual", "residual", 2),
+        ("adjoint_error", "rtol", 1.5),
+        ("adjoint_residual", "adjoint_rtol", 2),
     ):
         asked = getattr(config, setting)
         found = [record[name] for record in records if name in record]
@@ -199,7 +199,7 @@ def _say_if_loose(config: RunConfig, folder: RunFolder, reporter: Reporter) -> N
             reporter.say(
                 f"the adjoint's relative {name[8:]} was {typical:.1g} of late, above "
                 f"{setting}={asked:g}, so its gradients are rough: raise "
-                f"--max-cg-steps (now {config.max_cg_steps}){advice}."
+                f"--cg-max-steps (now {config.cg_max_steps}){advice}."
             )
 
 

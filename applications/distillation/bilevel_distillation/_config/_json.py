@@ -11,6 +11,14 @@ from cattrs.errors import ClassValidationError
 from ._run import RunConfig
 from ._types import Devices
 
+NEW_NAMES = {
+    "tolerance": "rtol",
+    "residual": "adjoint_rtol",
+    "max_cg_steps": "cg_max_steps",
+    "most_pool_steps": "pool_max_steps",
+}
+"""What settings are called that earlier versions wrote by another name."""
+
 
 def to_json(config: RunConfig) -> str:
     """Readable, and enough to run it again."""
@@ -38,14 +46,14 @@ def from_json(text: str, where: Path) -> RunConfig:
 
 
 def _in_new_words(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as the version before wrote them: what is linear was called exact, and one tolerance
-    was that of errors and residuals.
+    """Settings as earlier versions wrote them: what is linear was called exact, one tolerance was
+    that of errors and residuals, and some names were others.
     """
     if settings.get("solve") == "exact":
         settings["solve"] = "linear"
     if "tolerance" in settings:
         settings.setdefault("residual", settings["tolerance"])
-    return settings
+    return {NEW_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 def _devices(value: Any, _: Any) -> Devices:

@@ -44,7 +44,7 @@ def resolve(
 
 _USUAL = dict(
     init="real", norm="none", coreset_optimiser="adabelief", pool_size=30, pool_rate=5e-5,
-    pool_steps=15, most_pool_steps=100, inner_steps=200, inner_rate=1e-3, window=60, networks=8,
+    pool_steps=15, pool_max_steps=100, inner_steps=200, inner_rate=1e-3, window=60, networks=8,
     trajectories=20, start_epochs=20, match_epochs=2,
 )  # fmt: skip
 """What no data set changes, where a method has no other wish."""

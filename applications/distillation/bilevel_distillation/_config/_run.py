@@ -61,10 +61,10 @@ class RunConfig:
             the start). VIG and RIG, whose inner problem is not quadratic, have it trained by Adam
             in both, and with linear solve the adjoint by conjugate gradients.
         linear_solver: of the linear way: cholesky, cg (conjugate gradients), or auto, by size.
-        tolerance: of CIG and RCIG: the relative error of a solve, estimated, at which conjugate
+        rtol: of CIG and RCIG: the relative error of a solve, estimated, at which conjugate
             gradients stop.
-        residual: of VIG and RIG: the relative residual of the adjoint at which they stop.
-        max_cg_steps: of conjugate gradients, at most.
+        adjoint_rtol: of VIG and RIG: the relative residual of the adjoint at which they stop.
+        cg_max_steps: at most so many conjugate gradients in a solve.
         float64: factorise in float64.
         n_subset: derivatives with respect to the distilled images go through so many of them, drawn
             anew in each meta-iteration (the gradient stays unbiased).
@@ -72,7 +72,7 @@ class RunConfig:
             operations again in a product.
         precision: of convolutions and matrix products on an accelerator; the small solves stay at
             the highest.
-        adam_steps: Adam's steps, in the inner problem and in the adjoint.
+        adam_steps: exactly so many of Adam, in the inner problem and in the adjoint.
         clip_implicit: clip the implicit gradient, leaf by leaf, to the norm of the direct one.
         coreset_optimiser: of images and labels: adabelief, adam, or sgd (with momentum 0.5); the
             temperature always has AdaBelief.
@@ -85,7 +85,7 @@ class RunConfig:
         pool_size: networks in the pool.
         pool_rate: Adam's rate in their training.
         pool_steps: training steps a network gets after its use: a random number from 1 to this.
-        most_pool_steps: the age at which a network is replaced by a fresh one.
+        pool_max_steps: at most so many training steps of a network; then a fresh one replaces it.
         inner_steps: of BPTT and MTT: training steps on the distilled images, of BPTT at most.
         inner_rate: their learning rate; of MTT the first one, which is learned.
         window: of BPTT: how many of the steps are differentiated.
@@ -131,9 +131,9 @@ class RunConfig:
     smooth: ByData[bool] = None
     solve: Solve = "linear"
     linear_solver: LinearSolver = "auto"
-    tolerance: float = 1e-2
-    residual: float = 1e-2
-    max_cg_steps: int = 64
+    rtol: float = 1e-2
+    adjoint_rtol: float = 1e-2
+    cg_max_steps: int = 64
     float64: bool = False
     n_subset: Open[int] = None
     remat: bool = False
@@ -148,7 +148,7 @@ class RunConfig:
     pool_size: ByMethod[int] = None
     pool_rate: ByMethod[float] = None
     pool_steps: ByMethod[int] = None
-    most_pool_steps: ByMethod[int] = None
+    pool_max_steps: ByMethod[int] = None
     inner_steps: ByMethod[int] = None
     inner_rate: ByMethod[float] = None
     window: ByMethod[int] = None
@@ -178,9 +178,9 @@ class RunConfig:
                             ("storage", Storage)):  # fmt: skip
             if getattr(self, name) is not None:
                 one_of(name, getattr(self, name), known)
-        for name in ("ipc", "adam_steps", "max_cg_steps", "curve_points", "batch_size", "width",
+        for name in ("ipc", "adam_steps", "cg_max_steps", "curve_points", "batch_size", "width",
                      "depth", "microbatch", "resolution", "n_subset", "samples", "pool_size",
-                     "pool_steps", "most_pool_steps", "inner_steps", "window", "networks",
+                     "pool_steps", "pool_max_steps", "inner_steps", "window", "networks",
                      "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
@@ -198,7 +198,7 @@ class RunConfig:
             raise ValueError(
                 f"coreset_decay={self.coreset_decay} is not a share: give above 0 and at most 1."
             )
-        for name in ("ridge_rate", "tolerance", "residual", "coreset_rate", "temperature_rate",
+        for name in ("ridge_rate", "rtol", "adjoint_rtol", "coreset_rate", "temperature_rate",
                      "pool_rate", "inner_rate"):  # fmt: skip
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

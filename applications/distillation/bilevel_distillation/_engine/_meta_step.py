@@ -102,7 +102,7 @@ def _train(recipe: Recipe, member: Member, coreset: Coreset, steps) -> Member:
 
 def _renew(recipe: Recipe, member: Member, key: PRNGKeyArray) -> Member:
     """The member, or a fresh one where it has had its training steps."""
-    old = member.age >= recipe.most_pool_steps
+    old = member.age >= recipe.pool_max_steps
     return either(old, lambda: _fresh(recipe, key), member)
 
 

@@ -78,7 +78,7 @@ def make_recipe(
     """
     assert config.ridge_rate is not None and config.batch_size is not None
     assert config.coreset_optimiser is not None and config.pool_rate is not None
-    assert config.most_pool_steps is not None
+    assert config.pool_max_steps is not None
     mesh = make_mesh(config.devices)
     # Parts of a few rows would leave most devices idle.
     in_caches = is_dispatched(mesh)
@@ -100,7 +100,7 @@ def make_recipe(
         pool_optimiser=optax.adam(config.pool_rate),
         make_network=make_network or distilling_maker(config, image_shape, classes),
         batch_size=min(config.batch_size, samples),
-        most_pool_steps=config.most_pool_steps,
+        pool_max_steps=config.pool_max_steps,
         microbatch=microbatch,
         augment=config.augment,
         mesh=mesh,
@@ -112,11 +112,11 @@ def _solver(config: RunConfig, kind: type[AbstractMethod]) -> AbstractSolver:
     if config.solve == "adam":
         return Adam(config.adam_steps)
     if not issubclass(kind, AbstractLinearized):
-        return LinearAdjoint(config.adam_steps, config.residual, config.max_cg_steps)
+        return LinearAdjoint(config.adam_steps, config.adjoint_rtol, config.cg_max_steps)
     return Linear(
         config.linear_solver,
-        config.tolerance,
-        config.max_cg_steps,
+        config.rtol,
+        config.cg_max_steps,
         "float64" if config.float64 else None,
         config.remat,
     )

@@ -24,7 +24,7 @@ class Recipe(eqx.Module):
         pool_optimiser: of the networks of the pool.
         make_network: a fresh network from a key.
         batch_size: real images a meta-step.
-        most_pool_steps: the age at which a network of the pool is replaced.
+        pool_max_steps: the age at which a network of the pool is replaced.
         microbatch: networks of the pool are trained on parts of this size; None: on all at once.
         augment: change the distilled images at random in each meta-gradient.
         mesh: the devices, where there are several and the step is compiled whole.
@@ -37,7 +37,7 @@ class Recipe(eqx.Module):
     pool_optimiser: optax.GradientTransformation = eqx.field(static=True)
     make_network: MakeNetwork = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
-    most_pool_steps: int = eqx.field(static=True)
+    pool_max_steps: int = eqx.field(static=True)
     microbatch: int | None = eqx.field(default=None, static=True)
     augment: bool = eqx.field(default=False, static=True)
     mesh: Mesh | None = eqx.field(default=None, static=True)

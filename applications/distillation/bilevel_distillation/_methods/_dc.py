@@ -50,7 +50,7 @@ class DC(AbstractMatching):
         # From 1 to `pool_steps` are drawn: 50 and 10 on the average.
         steps, most = (1, 1) if ipc == 1 else (99, 500) if ipc <= 10 else (19, 500)
         return short | dict(
-            norm="instance", init="noise", pool_size=1, pool_steps=steps, most_pool_steps=most,
+            norm="instance", init="noise", pool_size=1, pool_steps=steps, pool_max_steps=most,
             pool_rate=1e-3, coreset_optimiser="sgd", coreset_rate=0.1, coreset_decay=1.0,
         )  # fmt: skip
 

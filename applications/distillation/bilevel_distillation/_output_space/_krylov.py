@@ -54,14 +54,14 @@ def conjugate_gradients(
     jacobian: Jacobian,
     kernel: Kernel,
     b: Outputs,
-    tolerance: float,
+    rtol: float,
     max_steps: int,
     searched: Searched | None = None,
 ) -> Solution:
     """Solve `(J J^T + R) x = b`; the arguments are those of `System.solve`."""
     space = None if searched is None else _space(searched)
     steps = ConjugateGradients(
-        jnp.asarray(tolerance, b.dtype),
+        jnp.asarray(rtol, b.dtype),
         jnp.asarray(max_steps),
         norm="operator",
         keep=min(max_steps, MOST_KEPT),

@@ -47,7 +47,7 @@ class Linear(AbstractSolver):
 
     Attributes:
         linear_solver: "cholesky", "cg", or "auto", by size.
-        tolerance: the relative error of a solution, estimated, in the norm of what is inverted, at
+        rtol: the relative error of a solution, estimated, in the norm of what is inverted, at
             which conjugate gradients stop.
         max_steps: of conjugate gradients, at most.
         dtype: of the factorisations, e.g. "float64"; None: that of the images.
@@ -55,7 +55,7 @@ class Linear(AbstractSolver):
     """
 
     linear_solver: LinearSolver = eqx.field(default="auto", static=True)
-    tolerance: float = eqx.field(default=1e-2, static=True)
+    rtol: float = eqx.field(default=1e-2, static=True)
     max_steps: int = eqx.field(default=64, static=True)
     dtype: str | None = eqx.field(default=None, static=True)
     remat: bool = eqx.field(default=False, static=True)
@@ -83,7 +83,7 @@ def linear_gradient(
         model, support, labels.shape[1], method.ridge(coreset),
         linear_solver=how.linear_solver, dtype=how.dtype, remat=how.remat,
     )  # fmt: skip
-    inner = system.solve(labels, how.tolerance, how.max_steps)
+    inner = system.solve(labels, how.rtol, how.max_steps)
     theta = system.jacobian.pull(inner.x) if inner.pulled is None else inner.pulled
     weight = None if h is None else _weight(h, inner.mended)
     value, predictions, outer = _outer(model, theta, weight, coreset, images, targets)
@@ -93,7 +93,7 @@ def linear_gradient(
         gamma = _gamma(h, system.kernel, to_weight)
         g = _minus(g, system.jacobian.pull(gamma))
     right = system.jacobian.push(g)
-    adjoint = system.solve(right, how.tolerance, how.max_steps, inner.searched)
+    adjoint = system.solve(right, how.rtol, how.max_steps, inner.searched)
     v = _minus(g, system.jacobian.pull(adjoint.x))
     rows = _draw(key, support.shape[0], method.n_subset)
     cotangents = _cotangents(h, inner.x, adjoint.x, gamma, weight, to_weight)

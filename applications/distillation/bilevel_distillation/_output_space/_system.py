@@ -44,19 +44,19 @@ class System(eqx.Module):
         return System(jacobian, kernel, factor)
 
     def solve(
-        self, b: Outputs, tolerance: float, max_steps: int, searched: Searched | None = None
+        self, b: Outputs, rtol: float, max_steps: int, searched: Searched | None = None
     ) -> Solution:
         """Solve `A x = b`.
 
         Args:
             b: shape (m, classes).
-            tolerance: relative error of x, in the norm of A, at which conjugate gradients stop.
+            rtol: relative error of x, in the norm of A, at which conjugate gradients stop.
             max_steps: of conjugate gradients, at most.
             searched: of an earlier solution: those directions are not searched again.
         """
         if self.factor is not None:
             return _by_cholesky(self.factor, b)
-        return conjugate_gradients(self.jacobian, self.kernel, b, tolerance, max_steps, searched)
+        return conjugate_gradients(self.jacobian, self.kernel, b, rtol, max_steps, searched)
 
 
 @compiled

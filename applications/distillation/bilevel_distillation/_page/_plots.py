@@ -113,7 +113,7 @@ def solver_plots(records: Records, config: RunConfig) -> list[Plot]:
     ]
     share = [Curve("implicit_share", "implicit part / whole gradient", "accent")]
     counted = any(has(r, c.key) and r[c.key] > 0 for r in records for c in steps)
-    goal = (config.tolerance, "tolerance") if config.solve == "linear" else None
+    goal = (config.rtol, "tolerance") if config.solve == "linear" else None
     plots = [
         _plot("Relative error of the solves", records, errors, level=goal, log=True),
         _plot("What the solves left over", records, residuals, log=True),

@@ -83,15 +83,15 @@ class LinearAdjoint(Adam):
     """Adam in the inner problem, which is not quadratic, and conjugate gradients in the adjoint.
 
     Attributes:
-        residual: of the adjoint, relative, at which conjugate gradients stop.
+        rtol: the relative residual of the adjoint at which conjugate gradients stop.
         max_steps: of them, at most.
     """
 
-    residual: float = eqx.field(default=1e-2, static=True)
+    rtol: float = eqx.field(default=1e-2, static=True)
     max_steps: int = eqx.field(default=64, static=True)
 
     def inverse_hvp(self, rates: Rates) -> Any:
-        return CG(rtol=self.residual, max_steps=self.max_steps)
+        return CG(rtol=self.rtol, max_steps=self.max_steps)
 
 
 @compiled
