@@ -46,8 +46,8 @@ def argmin(
         inner: `inner(theta, psi, *inner_args, **inner_kwargs)`, a scalar; called with `key=` where
             one is given. Or one of `bilevel.problems`: what is returned is then its solution.
         solver: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: one of `bilevel.inverse_hvp`; `CG()` if None, and `Dense()` for a `Constrained`
-            problem.
+        inverse_hvp: one of `bilevel.inverse_hvp`; None: `CG()`, `Dense()` for a `Constrained`
+            problem, and what suits the size of a `Root` or a `FixedPoint` (see `root`).
         inner_has_aux: whether `inner` returns `(scalar, aux)`.
         forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode; with few numbers in
             psi, the Jacobian of theta* is cheaper that way. Derivatives then always go through
@@ -131,7 +131,7 @@ def root(
         solver: `Newton(Dense(), steps=...)`, `Optimistix` with a root finder, or any
             `(F, theta0) -> theta`, whose F is a function of theta.
         inverse_hvp: one of `bilevel.inverse_hvp` that takes a matrix that is not symmetric:
-            `Dense`, `Lineax` with GMRES; `CG()` if None, on the normal equations.
+            `Dense`, `Lineax` with GMRES. None: `Dense()` for up to 512 numbers, GMRES beyond.
         inner_has_aux: whether F returns `(value, aux)`.
         forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode.
         with_record: return `(theta*, record)` with the `InnerRecord` of the solve.
@@ -187,8 +187,8 @@ def fixed_point(
         solver: `FixedPointIteration()`, `Anderson()`, `Newton(Dense(), steps=...)`, `Optimistix`
             with a fixed-point solver, or any `(f, theta0) -> theta`, f being a function of theta.
         inverse_hvp: one of `bilevel.inverse_hvp` that takes a matrix that is not symmetric:
-            `Dense`, `Lineax` with GMRES; `Neumann(steps, step_size=1.0)` iterates on the adjoint;
-            `CG()` if None, on the normal equations.
+            `Dense`, `Lineax` with GMRES; `Neumann(steps, step_size=1.0)` iterates on the adjoint.
+            None: `Dense()` for up to 512 numbers, GMRES beyond.
         inner_has_aux: whether f returns `(value, aux)`.
         forward_mode: allow `jax.jvp` and `jax.jacfwd` as well as reverse mode.
         with_record: return `(theta*, record)` with the `InnerRecord` of the solve.

@@ -148,8 +148,9 @@ def check_hypergradient(
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`).
         inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`.
         solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
-            `Dense()` for a `Constrained` problem.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`. None: `CG()`, `Dense()`
+            for a `Constrained` problem, and what suits the size of a `Root` or a `FixedPoint`
+            (see `root`).
         has_aux: whether `outer` returns `(scalar, aux)`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`.
         directions: how many random directions, beside that of the hypergradient itself; no more

@@ -63,8 +63,9 @@ def hypergradient(
             pytree, Equinox modules included; their floating-point arrays are what is solved for
             and differentiated.
         solver: how theta* is found: one of `bilevel.solvers`, or any `(loss, theta0) -> theta`.
-        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`; `CG()` if None, and
-            `Dense()` for a `Constrained` problem.
+        inverse_hvp: how H^-1 g is applied: one of `bilevel.inverse_hvp`. None: `CG()`, `Dense()`
+            for a `Constrained` problem, and what suits the size of a `Root` or a `FixedPoint`
+            (see `root`).
         has_aux: whether `outer` returns `(scalar, aux)`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`: statistics of a batch, for example.
             What it returns at theta* stands in the record, `inner.aux`.

@@ -13,7 +13,8 @@ from .._point import Multipliers
 from .._traced_loss import TracedLoss
 from .._tree import check_form
 from .._types import PyTree
-from ..inverse_hvp import CG, AbstractInverseHVP
+from ..inverse_hvp import AbstractInverseHVP
+from ..inverse_hvp._suited import Suited
 from ._condition import AbstractCondition
 from ._stationary import Stationary
 
@@ -49,7 +50,7 @@ class AbstractProblem(eqx.Module):
 
     def inverse_hvp(self) -> AbstractInverseHVP:
         """Where the caller names none."""
-        return CG()
+        return Suited()
 
     def multipliers(self, loss: InnerLoss, at: Params) -> Multipliers | None:
         return None

@@ -70,7 +70,7 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
     def claim() -> tuple[DistilledSet | None, Accuracies | None]:
         folder.check_free()
         folder.lock()
-        if not folder.claim(distillation.config):
+        if not folder.claim(distillation.config, distillation.completed):
             return None, None
         distilled = folder.sound(folder.distilled, folder.read_distilled)
         return distilled, folder.sound(folder.results, folder.read_results)

@@ -93,15 +93,21 @@ class RunFolder:
         self.read_config()
         return self.sound(self.preprocess, self.read_preprocessor)
 
-    def claim(self, config: RunConfig) -> bool:
+    def claim(
+        self, config: RunConfig, complete: Callable[[RunConfig], RunConfig] = lambda found: found
+    ) -> bool:
         """Make the folder this run's own; True if it already held this run.
+
+        Args:
+            config: the settings of this run.
+            complete: fills in the settings that a version before did not have.
 
         Raises:
             ValueError: the folder holds another run, or other files.
         """
         self.check_free()
         if self.config.exists():
-            different = differences(config, self.read_config())
+            different = differences(config, complete(self.read_config()))
             if different:
                 raise ValueError(
                     f"out={str(self.path)!r} holds a run with other settings "

@@ -79,10 +79,10 @@ class Distillation:
         self.mesh: Mesh | None = make_mesh(config.devices)
         self.data: ImageData = load_data(config) if data is None else data
         own = type(method) if isinstance(method, AbstractMethod) else method
-        presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
+        self._presets = (own or find_method(config.method)).presets(config.dataset, config.ipc)
         self.beginning: DistilledSet | None = beginning_of(config, self.data, beginning)
         config = with_its_settings(config, self.beginning)
-        self.config: RunConfig = resolve(config, self.data.image_shape, self.data.classes, presets)
+        self.config: RunConfig = self.completed(config)
         self.recipe: Recipe = make_recipe(
             what_compiles(self.config),
             self.data.image_shape,
@@ -112,6 +112,10 @@ class Distillation:
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
         self._step = meta_step if is_dispatched(self.mesh) else compiled_meta_step
+
+    def completed(self, config: RunConfig) -> RunConfig:
+        """`config` with every open setting filled in, as for these images and this method."""
+        return resolve(config, self.data.image_shape, self.data.classes, self._presets)
 
     @property
     def training(self) -> Training:
