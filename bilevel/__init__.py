@@ -29,6 +29,8 @@ Easier inner problems:
     ridge_head               the best last layer, in closed form
     reparameterize_last_layer  a loss whose last layer is always the best one
     subsample_backward       a function whose derivative goes through some of its rows
+    gauss_newton             a model without second derivatives: a positive curvature
+    over_keys                a stochastic function's mean over keys, and its standard error
 
 What is returned:
     Hypergradient            of hypergradient
@@ -39,6 +41,7 @@ What is returned:
     Result                   how a solve ended, and the sentence for it
     RidgeHead                of ridge_head
     Linearized               of linearize
+    KeyMean                  of over_keys
     functions                the functions that are returned, and how they are called
 
 For solvers of your own:
@@ -58,6 +61,7 @@ from ._argmin import root as root
 from ._check import Cause as Cause
 from ._check import HypergradientCheck as HypergradientCheck
 from ._check import check_hypergradient as check_hypergradient
+from ._gauss_newton import gauss_newton as gauss_newton
 from ._hypergradient import hypergradient as hypergradient
 from ._implicit_grad import implicit_grad as implicit_grad
 from ._implicit_grad import implicit_value_and_grad as implicit_value_and_grad
@@ -71,6 +75,8 @@ from ._loops import never as never
 from ._minimize import minimize as minimize
 from ._outer_descent import Minimum as Minimum
 from ._outer_descent import OuterStep as OuterStep
+from ._over_keys import KeyMean as KeyMean
+from ._over_keys import over_keys as over_keys
 from ._record import Hypergradient as Hypergradient
 from ._result import Result as Result
 from ._subsample import subsample_backward as subsample_backward
@@ -84,6 +90,7 @@ __all__ = [
     "Cause",
     "Hypergradient",
     "HypergradientCheck",
+    "KeyMean",
     "Linearized",
     "Minimum",
     "OuterStep",
@@ -93,6 +100,7 @@ __all__ = [
     "check_hypergradient",
     "fixed_point",
     "functions",
+    "gauss_newton",
     "hessian",
     "hypergradient",
     "implicit_grad",
@@ -102,6 +110,7 @@ __all__ = [
     "linearize",
     "minimize",
     "never",
+    "over_keys",
     "problems",
     "reparameterize_last_layer",
     "ridge_head",

@@ -54,7 +54,7 @@ class Result(eqx.Enumeration):
         "The Hessian of the inner loss, or the Jacobian of a root, is singular to working "
         "precision: regularise the inner loss, leave out constraints that say the same, add "
         "`damping`, compute in float64, or take the pseudo-inverse, "
-        "`Lineax(lineax.SVD())`."
+        "`Dense(pseudo_inverse=True)`."
     )
     diverged = (
         "The linear solve ended no nearer to the solution than zero is: lower the rate of `SGD` or "

@@ -1,5 +1,7 @@
 """What a root or a fixed point is inverted by where nothing is named."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +82,7 @@ def test_members_of_a_batch_and_forward_mode(x64):
 
     scales, psi = jnp.asarray([1.0, 2.0]), jnp.asarray([0.5, 1.0, 2.0])
     for mode in (jax.jacfwd, jax.jacrev):
-        found = jax.vmap(lambda scale: mode(lambda psi: solve(scale, psi))(psi))(scales)
+        found = jax.vmap(lambda scale, mode=mode: mode(partial(solve, scale))(psi))(scales)
         for i, scale in enumerate(scales):
             theta = solve(scale, psi)
             np.testing.assert_allclose(
