@@ -166,9 +166,8 @@ def _saving(place: Path) -> Iterator[None]:
     except Unwritten:
         raise
     except Exception as error:
-        levels = [
-            logging.CRITICAL
-        ] * 2  # what its threads ran into comes up when they are collected
+        # What its threads ran into comes up when they are collected.
+        levels = [logging.CRITICAL] * 2
         code = re.search(r"os_error_code='(\d+)'", str(error))
         reason = os.strerror(int(code[1])) if code else in_short(error)
         raise unwritten(place, reason) from error

@@ -26,7 +26,7 @@ from ._inputs import load_data as load_data
 from ._meta_step import compiled_meta_step, meta_step
 from ._once import choose, prepare_once
 from ._pool import MakeNetwork, take, with_statistics
-from ._provenance import made_for, provenance
+from ._provenance import arithmetic, check_arithmetic, made_for, provenance
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
 from ._state import Draws, Metrics, Recipe, State
@@ -276,10 +276,12 @@ class Distillation:
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint must hold beside `state`; JSON-able."""
-        return {"seconds": self.seconds, "courses": [list(map(bool, c)) for c in self._courses]}
+        courses = [list(map(bool, c)) for c in self._courses]
+        return {"seconds": self.seconds, "courses": courses, "arithmetic": arithmetic(self)}
 
     def restore(self, iteration: int, state: State, notes: dict[str, Any]) -> None:
-        """Go back to a checkpoint."""
+        """Go back to a checkpoint, if its run can go on to the same bits."""
+        check_arithmetic(self, iteration, notes)
         self.iteration, self.state = iteration, spread(self.mesh, state)
         self.seconds, self._courses = notes["seconds"], notes["courses"]
         self._in_flight = None

@@ -54,3 +54,18 @@ def made_for(distillation: "Distillation") -> dict[str, Any]:
         **network_of(distillation),
         **(distillation.recipe.method.preparation or {}),
     }
+
+
+def arithmetic(distillation: "Distillation") -> int:
+    """The way in which this version comes to the last digits of the gradient."""
+    return distillation.recipe.method.arithmetic(distillation.state.coreset)
+
+
+def check_arithmetic(distillation: "Distillation", iteration: int, notes: dict[str, Any]) -> None:
+    """Raise where a checkpoint is of a version that came to other last digits."""
+    if notes.get("arithmetic", 1) != arithmetic(distillation):
+        raise ValueError(
+            f"the checkpoint of iteration {iteration} is of a version of bilevel-distillation that "
+            "came to other last digits, so the run could not go on to the same bits: go on with "
+            "that version, or give another --out to begin anew."
+        )

@@ -24,6 +24,7 @@ best for that theta: R^-1 (y - u(theta)) is alpha plus the preconditioned residu
 itself is taken, which is nearer to the solution.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -31,12 +32,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._problem import AbstractLinearized, AbstractSolver, Batch, Coreset, MetaGradient
+from .._problem import (
+    CONJUGATE_GRADIENTS,
+    AbstractLinearized,
+    AbstractSolver,
+    Batch,
+    Coreset,
+    MetaGradient,
+)
 from .._running import accumulate, compiled, in_parts, join, part_size, slices
 from ..networks import AbstractNetwork
 from ._kernel import Kernel
 from ._model import Images, Model
-from ._prepare import prepare
+from ._prepare import factorises, prepare
 from ._system import LinearSolver
 
 Outputs = Float[Array, "m classes"]
@@ -59,6 +67,11 @@ class Linear(AbstractSolver):
     max_steps: int = eqx.field(default=64, static=True)
     dtype: str | None = eqx.field(default=None, static=True)
     remat: bool = eqx.field(default=False, static=True)
+
+    def arithmetic(self, coreset: Coreset) -> int:
+        _, labels = eqx.filter_eval_shape(lambda coreset: coreset.support(), coreset)
+        rows = math.prod(labels.shape)
+        return 1 if factorises(self.linear_solver, rows) else CONJUGATE_GRADIENTS
 
     def gradient(self, method: Any, coreset: Coreset, batch: Batch) -> MetaGradient:
         return linear_gradient(

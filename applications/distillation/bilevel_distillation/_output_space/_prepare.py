@@ -24,8 +24,7 @@ def prepare(
     remat: bool,
 ):
     """The frozen features (None for CIG) and A."""
-    small = support.shape[0] * classes <= MOST_FACTORISED
-    factorise = linear_solver == "cholesky" or (linear_solver == "auto" and small)
+    factorise = factorises(linear_solver, support.shape[0] * classes)
     holds = 1.0 if remat else 0.5
     size = part_size(model.network, support, model.method.microbatch, holds=holds)
     blocks, features = [], []
@@ -41,6 +40,11 @@ def prepare(
     h = join(features) if model.method.closed_form else None
     kernel = _kernel(h, ridge, dtype or support.dtype)
     return h, System.make(Jacobian.make(blocks, model.body), kernel)
+
+
+def factorises(linear_solver: LinearSolver, rows: int) -> bool:
+    """Whether A is factorised, which has so many rows."""
+    return linear_solver == "cholesky" or (linear_solver == "auto" and rows <= MOST_FACTORISED)
 
 
 @compiled

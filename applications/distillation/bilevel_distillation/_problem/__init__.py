@@ -19,6 +19,7 @@ from ._real import Real as Real
 from ._real import Rows as Rows
 from ._real import rows_of_classes as rows_of_classes
 from ._rig import RIG as RIG
+from ._solving import CONJUGATE_GRADIENTS as CONJUGATE_GRADIENTS
 from ._solving import AbstractSolver as AbstractSolver
 from ._solving import Adam as Adam
 from ._solving import LinearAdjoint as LinearAdjoint

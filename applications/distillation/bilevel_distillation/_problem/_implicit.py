@@ -59,6 +59,9 @@ class AbstractImplicit(AbstractMethod):
     def has_rates(self) -> bool:
         return self.implicit and self.solver.has_rates
 
+    def arithmetic(self, coreset: Coreset) -> int:
+        return self.solver.arithmetic(coreset) if self.implicit else 1
+
     def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         if not self.implicit:
             return direct_gradient(self, coreset, batch)

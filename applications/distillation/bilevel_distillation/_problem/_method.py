@@ -47,6 +47,12 @@ class AbstractMethod(eqx.Module):
         """Whether Adam's rates are to be found before the first step, and watched."""
         return False
 
+    def arithmetic(self, coreset: Coreset) -> int:
+        """Counts the ways in which versions came to the last digits of its gradient: a run goes on
+        in the one that it began in, or not at all.
+        """
+        return 1
+
     @property
     def fresh_networks(self) -> int:
         """How many fresh networks each batch has, beside the one of the pool."""

@@ -18,6 +18,8 @@ from ._coreset import Coreset
 from ._gradient import MetaGradient
 
 adam = optax.adam(1.0)
+CONJUGATE_GRADIENTS = 2
+"""The second way: the toolkit's own steps, for all solves."""
 
 
 class AbstractSolver(eqx.Module):
@@ -25,6 +27,10 @@ class AbstractSolver(eqx.Module):
 
     has_rates: ClassVar[bool] = False
     """Whether it needs Adam's rates."""
+
+    def arithmetic(self, coreset: Coreset) -> int:
+        """As that of a method."""
+        return 1
 
     @abc.abstractmethod
     def gradient(self, method: Any, coreset: Coreset, batch: Batch) -> MetaGradient:
@@ -89,6 +95,9 @@ class LinearAdjoint(Adam):
 
     rtol: float = eqx.field(default=1e-2, static=True)
     max_steps: int = eqx.field(default=64, static=True)
+
+    def arithmetic(self, coreset: Coreset) -> int:
+        return CONJUGATE_GRADIENTS
 
     def inverse_hvp(self, rates: Rates) -> Any:
         return CG(rtol=self.rtol, max_steps=self.max_steps)
