@@ -24,6 +24,7 @@ from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
+from ._traced_loss import trace_loss
 from ._tree import negative, split_key
 from ._types import PyTree
 from .functions import HypergradientFn, _described
@@ -129,9 +130,10 @@ def hypergradient(
         elif holds_tracers(*given):
             h = _traced(loss, start, inner_solver, problem, detached(inverse), keys, v0, throw)
         else:
+            loss, problem = _once_traced(loss, start, inner_solver, problem, keys[0])
             h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
             if bool(silent):
-                warn_of_unused_psi(moving(loss, inner_solver, start, keys[0]).condition())
+                warn_of_unused_psi(inner_solver.condition(loss))
         result = worst(h.inner.result, h.adjoint.result)
         value, implicit = act_on(result, throw, (h.value, h.implicit))
         return eqx.tree_at(lambda h: (h.value, h.implicit), h, (value, implicit))
@@ -152,6 +154,18 @@ class _Problem(eqx.Module):
         value, aux = out if self.has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux
+
+
+def _once_traced(loss, start, solver, problem, key):
+    """Both losses as programs: those of the same code are the same, and what they close over is
+    handed over as any argument.
+    """
+    if jax.config.jax_disable_jit:
+        return loss, problem
+    loss = moving(loss, solver, start, key).loss
+    theta = eqx.combine(primal(start), problem.theta_static)
+    outer = trace_loss(problem.outer, theta, loss.psi, *problem.args)
+    return loss, eqx.tree_at(lambda at: at.outer, problem, outer)
 
 
 def _computed(loss, start, solver, problem, inverse, keys, v0):

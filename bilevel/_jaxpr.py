@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 JITS = ("jit", "pjit")
 
@@ -58,3 +59,81 @@ def interpret(
             out = rule(equation, values)
         known |= zip(equation.outvars, out, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two jaxprs are the same program, whatever their variables are called.
+
+    Functions in their parameters (derivative rules, callbacks) must be the very same; what cannot
+    be compared is not alike.
+    """
+    if one is other:
+        return True
+    if len(one.eqns) != len(other.eqns):
+        return False
+    names: dict[Any, Any] = {}
+
+    def define(these, those) -> bool:
+        if len(these) != len(those):
+            return False
+        names.update(zip(these, those, strict=True))
+        return all(a.aval == b.aval for a, b in zip(these, those, strict=True))
+
+    def read(these, those) -> bool:
+        return len(these) == len(those) and all(map(same_atom, these, those))
+
+    def same_atom(a, b) -> bool:
+        if hasattr(a, "val") or hasattr(b, "val"):
+            return (
+                hasattr(a, "val")
+                and hasattr(b, "val")
+                and _same(a.val, b.val)
+                and (a.aval == b.aval)
+            )
+        return names.get(a) is b
+
+    def same_equation(a, b) -> bool:
+        return (
+            a.primitive is b.primitive
+            and read(a.invars, b.invars)
+            and _same(a.params, b.params)
+            and a.effects == b.effects
+            and define(a.outvars, b.outvars)
+        )
+
+    return (
+        define(one.constvars, other.constvars)
+        and define(one.invars, other.invars)
+        and all(map(same_equation, one.eqns, other.eqns))
+        and read(one.outvars, other.outvars)
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two parameters of an equation are equal, or two numbers written in it."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if _is_jaxpr(a):
+        closed = hasattr(a, "jaxpr")
+        if closed and not (len(a.consts) == len(b.consts) and all(map(_same, a.consts, b.consts))):
+            return False
+        return alike(a.jaxpr, b.jaxpr) if closed else alike(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, np.ndarray | np.generic | jax.Array):
+        first, second = np.asarray(a), np.asarray(b)
+        return (
+            first.dtype == second.dtype
+            and first.tobytes() == second.tobytes()
+            and (first.shape == second.shape)
+        )
+    if callable(a):
+        return False
+    try:
+        return bool(a == b)
+    except Exception:  # objects of whoever made the primitive
+        return False

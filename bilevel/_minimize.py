@@ -7,14 +7,15 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._inner import as_arrays
+from ._inner import as_arrays, check_args, check_callable
 from ._outer import Losses, Outer
 from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
+from ._traced_loss import trace_loss
 from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
-from .problems._base import inverse_for
+from .problems._base import inverse_for, over_functions
 from .solvers import AbstractSolver, NewtonCG
 from .solvers._base import as_solver
 
@@ -80,6 +81,10 @@ def minimize(
         (Array(1.10, dtype=float32), Array([0.25, 0.25], dtype=float32))
     """
     check_throw(throw)
+    check_callable(outer, "outer")
+    check_callable(inner, "inner")
+    check_args(outer_args, "outer_args")
+    check_args(inner_args, "inner_args")
     psi0, theta0 = as_arrays(psi0, "psi0"), as_arrays(theta0, "theta0")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((psi0, theta0))):
         raise ValueError(
@@ -93,9 +98,15 @@ def minimize(
     if solver is None:
         as_solver(NewtonCG(), inner)  # says where the default does not suit
     inverse = inverse_for(inner, inverse_hvp)
+    args = {"outer_args": tuple(outer_args), "inner_args": tuple(inner_args)}
+    if not jax.config.jax_disable_jit:  # those of the same code are the same program
+        outer = trace_loss(outer, theta0, psi0, *args["outer_args"])
+        inner = over_functions(
+            inner, lambda function: trace_loss(function, theta0, psi0, *args["inner_args"])
+        )
     problem = Outer(
         Losses(outer, inner, has_aux, inner_has_aux),
-        {"outer_args": outer_args, "inner_args": inner_args},
+        args,
         None if solver is None else as_solver(solver, inner),
         None if inverse is None else as_inverse(inverse),
         psi0,

@@ -11,7 +11,7 @@ from jax.core import Tracer, eval_jaxpr
 from jaxtyping import Array
 
 from ._closures import contents, holds_tracers
-from ._jaxpr import interpret
+from ._jaxpr import alike, interpret
 from ._varying import axes_of
 
 
@@ -53,7 +53,8 @@ def trace_loss(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> TracedLo
     """`inner` for arguments of these forms.
 
     The trace of a function is kept as long as the function is, so that what was compiled for it
-    is found again; but not where it closes over tracers, or over other things than before.
+    is found again; but not where it closes over tracers, or over other things than before. A
+    function that is made anew, of the same code, comes to the same trace and the same program.
     """
     arrays, static = eqx.partition((args, kwargs), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
@@ -72,6 +73,8 @@ def trace_loss(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> TracedLo
 
 
 MOST_KEPT = 8
+MOST_FORMS = 256
+_FORMS: dict[Any, list] = {}
 _KEPT: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -94,7 +97,22 @@ def _trace(inner, leaves, structure, static) -> TracedLoss:
 
     closed = jax.make_jaxpr(flat)(*leaves)
     consts = list(map(jnp.asarray, closed.consts))
-    return TracedLoss(consts, closed.jaxpr, structure, held[-1])
+    return TracedLoss(consts, _known_form_of(closed.jaxpr), structure, held[-1])
+
+
+def _known_form_of(jaxpr: Any) -> Any:
+    """A jaxpr that is the same program and was met before, or this one."""
+    inputs = tuple(var.aval for var in (*jaxpr.constvars, *jaxpr.invars))
+    names = tuple(equation.primitive.name for equation in jaxpr.eqns)
+    found = _FORMS.setdefault((inputs, names), [])
+    for known in found:
+        if alike(known, jaxpr):
+            return known
+    found.append(jaxpr)
+    del found[:-MOST_KEPT]
+    while len(_FORMS) > MOST_FORMS:
+        del _FORMS[next(iter(_FORMS))]
+    return jaxpr
 
 
 def _reached(jaxpr: Any, given: list[bool]) -> list[bool]:

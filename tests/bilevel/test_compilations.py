@@ -6,7 +6,7 @@ import lineax
 import optax
 import pytest
 
-from bilevel import argmin, fixed_point, hypergradient, root, unrolled_grad
+from bilevel import argmin, fixed_point, hypergradient, minimize, root, unrolled_grad
 from bilevel.inverse_hvp import CG, SGD, Dense, Identity, Lineax, Neumann, Nystrom
 from bilevel.problems import Constrained, FixedPoint, Root
 from bilevel.solvers import (
@@ -151,3 +151,46 @@ def test_unrolling(compilations):
     compute = unrolled_grad(outer, inner, solver=SOLVERS["descent"])
     _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)), compilations)
     assert second == third == 0 < compilations()
+
+
+def closing_over(x, y):
+    """Both losses, of the same code and with other data."""
+
+    def inner(theta, psi):
+        return jnp.mean((x @ theta - y) ** 2) + jnp.exp(psi) * jnp.sum(theta**2)
+
+    def outer(theta, psi):
+        return jnp.mean(jax.nn.softplus(x @ theta)), {"rest": x @ theta - y}
+
+    return outer, inner
+
+
+def test_losses_made_anew_compile_nothing_and_hold_no_data(compilations):
+    """A loop whose body defines its losses, with data that change."""
+
+    def run(psi, theta0, x):
+        outer, inner = closing_over(x, jnp.sin(x[:, 0]))
+        compute = hypergradient(
+            outer, inner, solver=LBFGS(max_steps=5), has_aux=True, throw="ignore"
+        )
+        h = compute(psi, theta0)
+        assert jnp.array_equal(h.aux["rest"], x @ h.theta - jnp.sin(x[:, 0]))
+        return h.grad
+
+    _, second, third = count(run, compilations)
+    assert second == third == 0 < compilations()
+
+
+def test_minimize_made_anew_compiles_nothing(compilations):
+    def run(scale):
+        keys = jax.random.split(jax.random.key(0), 2)
+        x, y = scale * jax.random.normal(keys[0], (20, 3)), jax.random.normal(keys[1], (20,))
+        outer, inner = closing_over(x, y)
+        return minimize(
+            outer, inner, jnp.asarray(0.0), jnp.zeros(3), has_aux=True, max_steps=2, throw="ignore"
+        ).value
+
+    first = run(1.0)
+    before = compilations()
+    assert run(1.01) != first
+    assert compilations() == before

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel._jaxpr import equations, holds_primitive, interpret, is_jit
+from bilevel._jaxpr import alike, equations, holds_primitive, interpret, is_jit
 
 
 def function(x):
@@ -44,3 +44,61 @@ def test_the_usual_meaning_gives_the_usual_values():
     closed = jax.make_jaxpr(lambda x: jax.jit(jnp.sin)(x) * 3 + 1)(2.0)
     (found,) = interpret(closed.jaxpr, closed.consts, [jnp.asarray(2.0)], bind, jnp.asarray)
     np.testing.assert_allclose(found, np.sin(2.0) * 3 + 1, rtol=1e-6)
+
+
+def program(function, *args):
+    return jax.make_jaxpr(function)(*args).jaxpr
+
+
+def made(factor, rule=None, power=2):
+    """A function of its own with a jit, a loop, a number and perhaps a derivative rule in it."""
+
+    @jax.jit
+    def inside(x):
+        return jnp.sin(x) * factor
+
+    def function(x, y):
+        found = jax.lax.fori_loop(0, 3, lambda _, x: inside(x) + y, x)
+        found = found if rule is None else rule(found)
+        return jnp.sum(found**power)
+
+    return function
+
+
+def test_programs_of_the_same_code_are_alike():
+    x = jnp.ones(3)
+    one = program(made(2.0), x, x)
+    assert alike(one, one) and alike(one, program(made(2.0), x, x))
+    others = {
+        "another number": program(made(2.5), x, x),
+        "another parameter": program(made(2.0, power=3), x, x),
+        "another shape": program(made(2.0), jnp.ones(4), jnp.ones(4)),
+        "another type": program(made(2.0), x.astype(jnp.float16), x.astype(jnp.float16)),
+        "arguments swapped": program(lambda x, y: made(2.0)(y, x), x, x),
+        "an output more": program(lambda x, y: (made(2.0)(x, y), x), x, x),
+    }
+    for name, other in others.items():
+        assert not alike(one, other) and not alike(other, one), name
+
+
+def test_programs_with_other_derivative_rules_are_not_alike():
+    """The value is the same, and the derivative is not."""
+
+    def rule(slope):
+        @jax.custom_jvp
+        def same(x):
+            return x * 1.0
+
+        same.defjvp(lambda primals, tangents: (same(*primals), slope * tangents[0]))
+        return same
+
+    x = jnp.ones(3)
+    one, other = (program(made(2.0, rule(slope)), x, x) for slope in (1.0, 2.0))
+    assert not alike(one, other)
+
+
+def test_a_variable_stands_for_one_other_alone():
+    """x + y and x + x have the same equations."""
+    x = jnp.ones(3)
+    assert not alike(program(lambda x, y: x + y, x, x), program(lambda x, y: x + x, x, x))
+    assert not alike(program(lambda x, y: x + x, x, x), program(lambda x, y: x + y, x, x))
