@@ -71,10 +71,15 @@ def packed(tree: PyTree[Array]) -> list[Array]:
 
 
 def largest(tree: PyTree[Array]) -> Scalar:
-    """The largest absolute value; 1 where that is 0, infinite or NaN, so that one can divide."""
+    """The largest absolute value, so that one can divide: the smallest number for 0, and 1 where
+    it is infinite or NaN.
+
+    For 0 it must not leap: XLA may compute what is rounded to 0 twice, and only once to 0.
+    """
     most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     size = reduce(jnp.maximum, widen(most))
-    return jnp.where((size > 0) & jnp.isfinite(size), size, 1).astype(size.dtype)
+    size = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+    return jnp.where(jnp.isfinite(size), size, 1).astype(size.dtype)
 
 
 def divide(tree: PyTree[Array], scale: Scalar) -> PyTree[Array]:

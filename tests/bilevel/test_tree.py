@@ -1,0 +1,49 @@
+"""Norms that neither overflow nor leap at zero."""
+
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel._tree import largest, norm
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e30])
+def test_the_norm_of_numbers_of_any_size(size):
+    tree = {"a": jnp.full(3, size), "b": jnp.full((), -size)}
+    np.testing.assert_allclose(norm(tree), 2 * size, rtol=1e-6)
+
+
+def test_what_one_divides_by_does_not_leap_at_zero():
+    """A product with it is small where the numbers are, and 0 where they are."""
+    assert float(norm({"a": jnp.zeros(2)})) == 0
+    assert 0 < float(largest([jnp.zeros(2)])) < 1e-37
+    assert float(largest([jnp.array([1.0, jnp.inf])])) == 1
+    assert bool(jnp.isnan(norm([jnp.array([jnp.nan])])))
+
+
+ONE_NUMBER = """
+import jax, jax.numpy as jnp
+from bilevel import argmin
+from bilevel.inverse_hvp import Dense
+fit = argmin(lambda t, p: jnp.sum((t**2 - p) ** 2), solver=lambda loss, t: t, inverse_hvp=Dense())
+for shape in ((), (1,)):
+    at = lambda p: jnp.sum(fit(p, jnp.full(shape, 1.4)))
+    print(jax.jit(lambda p: jax.grad(at)(p))(jnp.asarray(1.96)))
+"""
+
+
+@pytest.mark.slow
+def test_a_residual_of_rounding_is_no_failure_in_one_program():
+    """Compiled as users compile, XLA rounded the residual of one number to 0 in one place and not
+    in another, and its norm was 1: `Dense` said that the Hessian was singular.
+    """
+    flags = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_NUMBER], env=flags, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    np.testing.assert_allclose(list(map(float, done.stdout.split())), 1 / 2.8, rtol=1e-5)
