@@ -15,8 +15,13 @@ class AmIGO(AbstractSingleLoop):
     "Amortized implicit differentiation for stochastic bilevel optimization", ICLR 2022).
 
     Attributes:
-        outer, inner, theta, psi, v: as in `AbstractSingleLoop`.
-        steps: how many steps of theta and of v.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: that of the adjoint v; that of theta if None.
+        steps: exactly so many steps of theta, and of v, to one of psi.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -69,9 +74,14 @@ class StocBiO(AbstractSingleLoop):
     optimization: convergence analysis and enhanced design", ICML 2021).
 
     Attributes:
-        outer, inner, theta, psi: as in `AbstractSingleLoop`; v has no optimiser.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: has no part in it: the series has no optimiser.
         step_size: that of the Neumann series, below 2 over the largest eigenvalue of the Hessian.
-        steps: how many steps of theta, and terms of the series.
+        steps: exactly so many steps of theta, and terms of the series, to one of psi.
 
     Examples:
         >>> import jax.numpy as jnp, optax

@@ -189,7 +189,7 @@ def _attack(command: Any, console: Console) -> None:
 
 
 def _export(command: ExportConfig, console: Console) -> None:
-    from .._artifacts import RunFolder, export
+    from .._artifacts import RunFolder, export, judged
 
     folder = RunFolder(command.path)
     folder.read_config()
@@ -199,7 +199,7 @@ def _export(command: ExportConfig, console: Console) -> None:
         )
     default = {"hf": folder.dataset.name, "npz": "npz", "png": "png"}[command.to]
     out = command.out or command.path / default
-    written = export(folder.read_distilled(), out, command.to)
+    written = export(folder.read_distilled(), out, command.to, judged=judged(folder))
     _say(console, f"written: {written}")
 
 
