@@ -88,6 +88,8 @@ def minimize(
         (Array(1.10, dtype=float32), Array([0.25, 0.25], dtype=float32))
     """
     check_throw(throw)
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback={callback!r} is no function: pass one, or `print`.")
     psi0, theta0 = as_arrays(psi0, "psi0"), as_arrays(theta0, "theta0")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((psi0, theta0))):
         raise ValueError(

@@ -6,6 +6,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
+from .._mistakes import check_steps
 from .._types import PyTree
 from ._base import AbstractSingleLoop, State, closed, moved, opened
 
@@ -39,8 +40,7 @@ class AmIGO(AbstractSingleLoop):
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
     def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
 
     def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return optax.tree.zeros_like(theta)
@@ -100,8 +100,7 @@ class StocBiO(AbstractSingleLoop):
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
     def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
         if not self.step_size > 0:
             raise ValueError(
                 f"step_size={self.step_size} leads nowhere: give a positive number, e.g. 0.1."

@@ -23,13 +23,14 @@ images, soft_labels = rows["pixels"].movedim(-1, 1), rows["soft_label"]
 images = torch.cat([images, images.flip(3)])  # its mirror images, as the card says
 soft_labels = torch.cat([soft_labels, soft_labels])
 
-stored = {name: torch.from_numpy(x) for name, x in np.load(f"{FOLDER}/preprocess.npz").items()}
+with np.load(f"{FOLDER}/preprocess.npz") as file:
+    mean, std, whitening = (torch.from_numpy(file[name]) for name in ("mean", "std", "whitening"))
 
 
 def preprocess(pictures):
     """uint8 [n, height, width, channels] -> whitened float32 [n, channels, height, width]."""
-    x = (pictures / 255 - stored["mean"]) / stored["std"]
-    return (x.flatten(1) @ stored["whitening"]).reshape(x.shape).movedim(-1, 1)
+    x = (pictures / 255 - mean) / std
+    return (x.flatten(1) @ whitening).reshape(x.shape).movedim(-1, 1)
 
 
 def tiles(picture, side=8, step=4):

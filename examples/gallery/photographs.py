@@ -1,9 +1,9 @@
 """Distilling one's own photographs.
 
-Two photographs that come with scikit-learn are cut into tiles of 8 pixels: flower or temple? A
-folder with one subfolder a class is all that `bilevel-distill run --dataset` needs; here the same
-from Python, down to four whitened images a class, with their mirror images. The set is exported for
-PyTorch.
+Two photographs that come with scikit-learn, a flower and a temple, are cut into tiles of 8 pixels.
+Which is a tile from? A folder with one subfolder a class is all that `bilevel-distill run
+--dataset` needs; here the same from Python, down to four whitened images a class, with their mirror
+images. The set is exported for PyTorch.
 """
 
 import matplotlib.pyplot as plt

@@ -25,6 +25,8 @@ from ._commands import (
 from ._screen import screens
 from ._speech import in_flags, out_of_box
 
+COMMANDS = ("run", "sweep", "evaluate", "attack", "export", "report", "datasets")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake ends with one sentence and status 2.
@@ -91,7 +93,8 @@ def _read(arguments: list[str]) -> Any:
         if asks and not ending.code:
             print(f"\n{examples_of(arguments)}")
         if ending.code:
-            _leave(out_of_box(boxes.getvalue()), 2)
+            known = arguments[0] if arguments[0] in COMMANDS else ""
+            _leave(out_of_box(boxes.getvalue(), known), 2)
         raise
 
 

@@ -67,8 +67,16 @@ def _flag(found: re.Match[str]) -> str:
     return f"{_dashed(name)} {repr(value) if quoted else value}"
 
 
-def out_of_box(text: str) -> str:
-    """What tyro says in a box, as one sentence."""
+_OF_PYTHON = (
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number"),
+    (r"no type matching (\S+) could be instantiated from \[('.*?')\]", r"\2 is none of \1"),
+    (r"could not convert string to float: ('.*?')", r"\1 is no number"),
+)
+"""What Python says of words that are no numbers."""
+
+
+def out_of_box(text: str, command: str = "") -> str:
+    """What tyro says in a box, as one sentence; it names the help of the command."""
     side = "\N{BOX DRAWINGS LIGHT VERTICAL}"
     if side in text:
         lines = [line[1:-1].strip() for line in text.splitlines() if line.startswith(side)]
@@ -85,6 +93,10 @@ def out_of_box(text: str) -> str:
         one = " ".join(" ".join(part).split()).rstrip(".")
         one = re.sub(r"^Perhaps you meant: (--[\w.-]+).*", r"perhaps you meant \1", one)
         one = re.sub(r"^For full helptext, (?:run|see):? ", "see ", one).replace(" (required)", "")
+        if command and one == "see bilevel-distill --help":
+            one = f"see bilevel-distill {command} --help"
+        for theirs, ours in _OF_PYTHON:
+            one = re.sub(theirs, ours, one)
         if not one.startswith(("Got errors", "Argument helptext", "got errors")):
             said.append(one[:1].lower() + one[1:])
     return "; ".join(said) + "." if said else text.strip()
