@@ -184,7 +184,7 @@ class RunConfig:
                      "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
-        for name in ("iterations", "padding", "start_epochs", "seed"):
+        for name in ("iterations", "padding", "start_epochs", "seed", "checkpoint_seconds"):
             if getattr(self, name) is not None:
                 not_negative(name, getattr(self, name))
         if self.devices != "all":
