@@ -81,7 +81,7 @@ $(VENV)/.test: $(VENV)/.python $(PACKAGES)
 $(VENV)/.torch: $(VENV)/.python constraints.txt
 	$(PYTHON) -m venv $(VENV)/torch
 	$(VENV)/torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  torch==$(TORCH) numpy datasets pillow scikit-learn
+	  torch==$(TORCH) numpy datasets pillow scikit-learn matplotlib
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.python constraints.txt

@@ -70,9 +70,10 @@ def _flag(found: re.Match[str]) -> str:
 _OF_PYTHON = (
     (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number"),
     (r"no type matching (\S+) could be instantiated from \[('.*?')\]", r"\2 is none of \1"),
+    (r"'None', |, 'None'", ""),  # of what is open by default, and may not be given
     (r"could not convert string to float: ('.*?')", r"\1 is no number"),
 )
-"""What Python says of words that are no numbers."""
+"""What tyro and Python say of words that do not fit."""
 
 
 def out_of_box(text: str, command: str = "") -> str:
