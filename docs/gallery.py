@@ -52,7 +52,7 @@ def _card(name: str) -> str:
 def _whole(name: str, kept: dict) -> str:
     title, _, text = _words(name)
     source = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
-    code = source.split('"""\n', 2)[-1].strip()
+    code = source.split('"""\n', 1)[-1].strip()
     return "\n\n".join(
         [
             f"## {title} {{ #{_anchor(title)} }}",
