@@ -94,7 +94,8 @@ def main() -> None:
                 subprocess.run([python, "-m", "venv", str(venv)], check=True)
                 binaries = venv / "bin"
                 install = ["python", "-m", "pip", "install", "--quiet"]
-                install += ["--disable-pip-version-check", *wheels, f"jax=={jax.removesuffix('.*')}.*"]
+                version = jax.removesuffix(".*")
+                install += ["--disable-pip-version-check", *wheels, f"jax=={version}.*"]
                 call(install, folder, binaries)
                 told = "import sys, jax; print(sys.version.split()[0], 'with jax', jax.__version__)"
                 print(f"Python {call(['python', '-c', told], folder, binaries).strip()}")
