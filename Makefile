@@ -48,9 +48,9 @@ docs: $(VENV)/.docs ## build the documentation into site/
 serve: $(VENV)/.docs ## show the documentation at http://127.0.0.1:8000, built again at each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
-gallery: $(VENV)/.packages ## run the worked examples, and keep what they print and draw for the site
+gallery: $(VENV)/.packages $(VENV)/.torch ## run the worked examples, and keep what they print and draw for the site
 	$(PIP) flax
-	$(BIN)/python docs/gallery.py
+	BILEVEL_TORCH=$(abspath $(VENV))/torch/bin/python $(BIN)/python docs/gallery.py
 
 wheels: $(VENV)/.build ## build a wheel and an sdist of both packages into dist/, and check them
 	rm -rf dist
@@ -81,7 +81,7 @@ $(VENV)/.test: $(VENV)/.python $(PACKAGES)
 $(VENV)/.torch: $(VENV)/.python constraints.txt
 	$(PYTHON) -m venv $(VENV)/torch
 	$(VENV)/torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  torch==$(TORCH) numpy datasets pillow scikit-learn
+	  torch==$(TORCH) numpy datasets pillow scikit-learn matplotlib
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.python constraints.txt

@@ -20,6 +20,7 @@ from ._inner import (
     check_scalar,
 )
 from ._jaxpr import holds_primitive
+from ._mistakes import call
 from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
@@ -150,7 +151,8 @@ class _Problem(eqx.Module):
     theta_static: PyTree
 
     def value_and_aux(self, theta, psi):
-        out = self.outer(eqx.combine(primal(theta), self.theta_static), psi, *self.args)
+        whole = eqx.combine(primal(theta), self.theta_static)
+        out = call(self.outer, "outer(theta, psi, *outer_args)", whole, psi, *self.args)
         value, aux = out if self.has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux

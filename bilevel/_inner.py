@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray, Scalar
 
 from ._jaxpr import holds_primitive
 from ._loops import holds
+from ._mistakes import call
 from ._point import primal
 from ._traced_loss import TracedLoss
 from ._tree import cast, dtypes_of
@@ -138,7 +139,9 @@ class InnerLoss(eqx.Module):
         """The loss, and what `inner` returned beside it."""
         theta = theta if self.dtypes is None else cast(theta, self.dtypes)
         kwargs = self.kwargs if key is None else self.kwargs | {"key": key}
-        out = self.inner(eqx.combine(theta, self.theta_static), self.psi, *self.args, **kwargs)
+        whole = eqx.combine(theta, self.theta_static)
+        form = "inner(theta, psi, *inner_args)"
+        out = call(self.inner, form, whole, self.psi, *self.args, **kwargs)
         if not self.has_aux:
             return out, None
         if not (isinstance(out, tuple) and len(out) == 2):

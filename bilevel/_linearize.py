@@ -80,7 +80,7 @@ def linearize(
         A `Linearized` module with zero tangent; train `linearized.tangent`.
 
     Raises:
-        ValueError: where no floating-point array is left to linearise in.
+        ValueError: model is no function, or no floating-point array is left to linearise in.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp
@@ -90,6 +90,11 @@ def linearize(
         >>> bool(jnp.allclose(linear(jnp.ones(2)), model(jnp.ones(2))))
         True
     """
+    if not callable(model):
+        raise ValueError(
+            f"model is of type {type(model).__name__} and no function: pass what is called with "
+            "the input, e.g. an Equinox module."
+        )
     parameters = eqx.filter(eqx.filter(model, filter_spec), eqx.is_inexact_array)
     if not jax.tree.leaves(parameters):
         raise ValueError(

@@ -47,10 +47,14 @@ def minimize(
     whose error is of second order in what is left of the inner problem.
 
     Args:
-        outer: as in `hypergradient`, as are `inner`, `outer_args`, `inner_args`, `has_aux` and
-            `inner_has_aux`. Neither loss may be stochastic.
+        outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`). Neither
+            loss may be stochastic.
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`. theta and
+            psi are any pytree; their floating-point arrays are what is solved for.
         psi0: where to start; any pytree, its floating-point arrays are what is minimised over.
         theta0: where the inner problem is started the first time.
+        outer_args: further arguments of `outer`, e.g. held-out data.
+        inner_args: further arguments of `inner`, e.g. training data.
         solver: how theta* is found; None: `solvers.NewtonCG`, to a tolerance that follows the
             outer progress. Any other is used as it is, from the last theta.
         inverse_hvp: how H^-1 g is applied; None: `CG`, to a tolerance that follows the progress.
@@ -59,6 +63,9 @@ def minimize(
         max_steps: at most so many steps of psi.
         bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers or
             arrays as leaves; psi0 is clipped to them.
+        has_aux: whether `outer` returns `(scalar, aux)`; the last `aux` is in the `Minimum`'s
+            `hypergradient`.
+        inner_has_aux: whether `inner` returns `(scalar, aux)`.
         callback: called with an `OuterStep` after each step; `print` will do. It ends the
             minimisation where it returns True.
         throw: "raise" or "warn" where it failed, or "ignore" it and read the result.
@@ -85,6 +92,8 @@ def minimize(
     check_callable(inner, "inner")
     check_args(outer_args, "outer_args")
     check_args(inner_args, "inner_args")
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback={callback!r} is no function: pass one, or `print`.")
     psi0, theta0 = as_arrays(psi0, "psi0"), as_arrays(theta0, "theta0")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((psi0, theta0))):
         raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
+from ._mistakes import check_key
 from ._types import PyTree
 
 
@@ -111,6 +112,7 @@ def hold_last(trace: Float[Array, " steps"], count: Int[Array, ""]) -> Float[Arr
 
 def split_key(key: PRNGKeyArray | None, count: int) -> tuple[PRNGKeyArray | None, ...]:
     """`count` fresh keys, or as many times None where there is no key."""
+    check_key(key)
     return (None,) * count if key is None else tuple(jax.random.split(key, count))
 
 

@@ -6,6 +6,7 @@ python docs/gallery.py --check      fails where one has changed since its output
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ SCRIPTS = ROOT / "examples" / "gallery"
 PICTURES = ROOT / "docs" / "pictures" / "gallery"
 KEPT = PICTURES / "kept.json"
 ORDER = ("penalties", "data_cleaning", "influence", "going_wrong", "implicit_maml", "equilibrium",
-         "constraints", "scan", "flax_networks", "photographs")  # fmt: skip
+         "constraints", "scan", "flax_networks", "photographs", "in_pytorch")  # fmt: skip
+PYTHONS = {"in_pytorch": os.environ.get("BILEVEL_TORCH", sys.executable)}
+"""Interpreters of those that need another one: PyTorch is there, JAX need not be."""
 MARK = "<!-- made from examples/gallery by gallery.py -->"
 
 
@@ -49,7 +52,7 @@ def _card(name: str) -> str:
 def _whole(name: str, kept: dict) -> str:
     title, _, text = _words(name)
     source = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
-    code = source.split('"""\n', 2)[-1].strip()
+    code = source.split('"""\n', 1)[-1].strip()
     return "\n\n".join(
         [
             f"## {title} {{ #{_anchor(title)} }}",
@@ -82,7 +85,10 @@ def run(names: list[str]) -> None:
     for name in names:
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, f"{name}.py"], cwd=SCRIPTS, capture_output=True, text=True
+            [PYTHONS.get(name, sys.executable), f"{name}.py"],
+            cwd=SCRIPTS,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             sys.exit(f"{name}.py failed:\n{done.stderr[-2000:]}")

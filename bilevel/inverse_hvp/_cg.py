@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._tree import split_key, wide_dtype
 from .._types import PyTree
@@ -67,8 +68,7 @@ class CG(AbstractInverseHVP):
 
     def __check_init__(self) -> None:
         check_loop(self.loop)
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
+        check_steps(self.max_steps, "max_steps")
         if isinstance(self.rtol, float | int) and self.rtol < 0:
             raise ValueError(f"rtol={self.rtol} is negative: give a relative residual, e.g. 1e-6.")
         if self.norm not in ("residual", "operator"):

@@ -43,6 +43,13 @@ class Lineax(AbstractInverseHVP):
     rtol: float | None = None
     preconditioner: Callable[..., Any] | AbstractPreconditioner | None = None
 
+    def __check_init__(self) -> None:
+        if not isinstance(self.solver, lx.AbstractLinearSolver):
+            raise ValueError(
+                f"solver={self.solver!r} is no solver of lineax: pass one, for example "
+                "`lineax.GMRES(rtol=1e-6, atol=1e-6)`."
+            )
+
     @property
     def symmetric_only(self) -> bool:
         return isinstance(self.solver, lx.CG | lx.Cholesky)

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate, never
+from .._mistakes import check_steps
 from .._operator import AbstractOperator
 from .._result import Result, worst
 from .._tree import divide, norm, split_key, vdot
@@ -47,8 +48,7 @@ class Neumann(AbstractInverseHVP):
 
     def __check_init__(self) -> None:
         check_loop(self.loop)
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
         if isinstance(self.step_size, float | int) and not self.step_size > 0:
             raise ValueError(f"step_size={self.step_size} is not positive: give e.g. 0.1, or None.")
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._descent import check_optimiser, descend
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._tree import hold_last, norm, split_key, vdot, wide_dtype
 from .._types import PyTree
@@ -47,8 +48,7 @@ class SGD(AbstractInverseHVP):
     def __check_init__(self) -> None:
         check_loop(self.loop)
         check_optimiser(self.transformation)
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
 
     @property
     def traceable(self) -> bool:

@@ -22,6 +22,9 @@ UNDECIDED = 1e-3
 """Of a constraint that binds or does not, one of bound and multiplier is smaller by this factor."""
 
 
+CONSTRAINTS = ("equality", "inequality")
+
+
 class Constrained(AbstractProblem):
     """A minimum under constraints, by its KKT conditions (Karush, 1939; Kuhn and Tucker, 1951).
 
@@ -82,8 +85,17 @@ class Constrained(AbstractProblem):
     def __call__(self, theta: PyTree, psi: PyTree, *args: Any, **kwargs: Any) -> Any:
         value = self.loss(theta, psi, *args, **kwargs)
         check_scalar(value, "loss")
-        constraints = (self.equality, self.inequality)
-        return value, *(f and f(theta, psi, *args, **kwargs) for f in constraints)
+        return value, *(self._held(name, theta, psi, args, kwargs) for name in CONSTRAINTS)
+
+    def _held(self, name: str, theta: PyTree, psi: PyTree, args: Any, kwargs: Any) -> Any:
+        function = getattr(self, name)
+        found = function and function(theta, psi, *args, **kwargs)
+        if any(jnp.issubdtype(jnp.result_type(leaf), jnp.bool_) for leaf in jax.tree.leaves(found)):
+            raise ValueError(
+                f"{name} returns whether it holds: return a number that is "
+                f"{'0' if name == 'equality' else 'at most 0'} where it does."
+            )
+        return found
 
     def over(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> "Constrained":
         constraints = (self.equality, self.inequality)

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray, Scalar
 
 from .._inner import InnerLoss, Params
+from .._mistakes import call
 from .._tree import check_form
 from ._condition import AbstractCondition
 from ._stationary import Stationary
@@ -44,6 +45,8 @@ def proximal_step(
     moved = jax.tree.map(lambda t, g: t - step_size.astype(t.dtype) * g, theta, gradient)
     psi = loss.psi if isinstance(loss, InnerLoss) else None
     whole = eqx.combine(moved, loss.theta_static) if isinstance(loss, InnerLoss) else moved
-    after = eqx.filter(prox(whole, psi, step_size), eqx.is_inexact_array)
+    after = eqx.filter(
+        call(prox, "prox(theta, psi, step_size)", whole, psi, step_size), eqx.is_inexact_array
+    )
     check_form(after, theta, "prox returned", "theta", "theta0")
     return after

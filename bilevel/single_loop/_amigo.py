@@ -6,6 +6,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
+from .._mistakes import check_steps
 from .._types import PyTree
 from ._base import AbstractSingleLoop, State, closed, moved, opened
 
@@ -15,8 +16,13 @@ class AmIGO(AbstractSingleLoop):
     "Amortized implicit differentiation for stochastic bilevel optimization", ICLR 2022).
 
     Attributes:
-        outer, inner, theta, psi, v: as in `AbstractSingleLoop`.
-        steps: how many steps of theta and of v.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: that of the adjoint v; that of theta if None.
+        steps: exactly so many steps of theta, and of v, to one of psi.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -34,8 +40,7 @@ class AmIGO(AbstractSingleLoop):
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
     def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
 
     def begin(self, psi: PyTree[Array], theta: PyTree[Array]) -> Any:
         return optax.tree.zeros_like(theta)
@@ -69,9 +74,14 @@ class StocBiO(AbstractSingleLoop):
     optimization: convergence analysis and enhanced design", ICML 2021).
 
     Attributes:
-        outer, inner, theta, psi: as in `AbstractSingleLoop`; v has no optimiser.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: has no part in it: the series has no optimiser.
         step_size: that of the Neumann series, below 2 over the largest eigenvalue of the Hessian.
-        steps: how many steps of theta, and terms of the series.
+        steps: exactly so many steps of theta, and terms of the series, to one of psi.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -90,8 +100,7 @@ class StocBiO(AbstractSingleLoop):
     steps: int = eqx.field(default=10, kw_only=True, static=True)
 
     def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
         if not self.step_size > 0:
             raise ValueError(
                 f"step_size={self.step_size} leads nowhere: give a positive number, e.g. 0.1."

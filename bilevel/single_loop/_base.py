@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, Scalar
 
 from .._descent import check_optimiser
 from .._inner import as_arrays, check_args, check_callable, check_scalar
+from .._mistakes import call
 from .._tree import split_key
 from .._types import PyTree
 
@@ -121,7 +122,8 @@ class Batch(eqx.Module):
 
     def _loss(self, function, name, theta, psi, args, key) -> Scalar:
         whole = eqx.combine(theta, self.rest[1]), eqx.combine(psi, self.rest[0])
-        value = function(*whole, *args) if key is None else function(*whole, *args, key=key)
+        kwargs = {} if key is None else {"key": key}
+        value = call(function, f"{name}(theta, psi, *{name}_args)", *whole, *args, **kwargs)
         check_scalar(value, name)
         return value
 
@@ -145,6 +147,11 @@ class Batch(eqx.Module):
 
 def opened(method: AbstractSingleLoop, state: State, key, count: int, outer_args, inner_args):
     """The mini-batches, the moving leaves of psi and theta, and `count` fresh keys."""
+    if not isinstance(state, State):
+        raise ValueError(
+            f"state is of type {type(state).__name__}: begin with `init(psi, theta)`, and pass on "
+            "what `step` returns."
+        )
     check_args(outer_args, "outer_args")
     check_args(inner_args, "inner_args")
     (psi, rest_psi), (theta, rest_theta) = _parts(state.psi), _parts(state.theta)

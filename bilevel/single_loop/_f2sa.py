@@ -22,7 +22,12 @@ class F2SA(AbstractSingleLoop):
     step. Both thetas see the same mini-batches, so that the penalty does not multiply their noise.
 
     Attributes:
-        outer, inner, theta, psi: as in `AbstractSingleLoop`; v has no part in it.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: has no part in it.
         penalty: the first one.
         growth: how much it grows a step.
 

@@ -19,7 +19,12 @@ class SOBA(AbstractSingleLoop):
         psi    along  d outer / d psi - (d^2 inner / d psi d theta) v
 
     Attributes:
-        outer, inner, theta, psi, v: as in `AbstractSingleLoop`.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: that of the adjoint v; that of theta if None.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -59,7 +64,12 @@ class MASOBA(AbstractSingleLoop):
     algorithms for stochastic bilevel optimization under relaxed smoothness conditions", JMLR 2024).
 
     Attributes:
-        outer, inner, theta, psi, v: as in `AbstractSingleLoop`.
+        outer: `outer(theta, psi, *outer_args)`, a scalar; called with `key=` where `step` is given
+            a key, so that it can draw a mini-batch.
+        inner: `inner(theta, psi, *inner_args)`, likewise, each time with a key of its own.
+        theta: the optimiser of theta, of optax, e.g. `optax.sgd(0.1)`.
+        psi: that of psi.
+        v: that of the adjoint v; that of theta if None.
         weight: that of the newest direction in the average.
 
     Examples:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from .._inner import evaluate, value_and_grad
+from .._mistakes import check_steps
 from .._result import Result
 from .._stationarity import inverse_unit
 from .._tree import check_form, multiply, norm, wide_dtype
@@ -41,7 +42,8 @@ class Jaxopt(AbstractMinimiser):
 
     def __check_init__(self) -> None:
         check_tol(self.tol)
-        if not (dataclasses.is_dataclass(self.solver) and hasattr(self.solver, "run")):
+        is_made = dataclasses.is_dataclass(self.solver) and not isinstance(self.solver, type)
+        if not (is_made and hasattr(self.solver, "run")):
             raise ValueError(
                 f"solver={self.solver!r} is no solver of jaxopt: pass one, for example "
                 "`jaxopt.LBFGS(fun=None)`."
@@ -97,8 +99,12 @@ class Optimistix(AbstractSolver):
 
     def __check_init__(self) -> None:
         check_tol(self.tol)
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
+        check_steps(self.max_steps, "max_steps")
+        if isinstance(self.solver, type):
+            name = self.solver.__name__
+            raise ValueError(
+                f"solver={name} is a class: pass an instance, `{name}(rtol=1e-6, atol=1e-6)`."
+            )
 
     def purpose(self) -> str:
         kinds = _kinds()

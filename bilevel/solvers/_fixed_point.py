@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, split_key, wide_dtype
@@ -89,8 +90,7 @@ class FixedPointIteration(AbstractIteration):
 def check_settings(solver) -> None:
     check_loop(solver.loop)
     check_tol(solver.tol)
-    if solver.max_steps < 1:
-        raise ValueError(f"max_steps={solver.max_steps} leaves no step to take: give 1 or more.")
+    check_steps(solver.max_steps, "max_steps")
 
 
 def settled(residual: Scalar, theta, theta0, tol: float | Scalar | None) -> Bool[Array, ""]:

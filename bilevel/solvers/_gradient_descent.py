@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 from .._descent import check_optimiser, descend
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._tree import norm, wide_dtype
 from .._types import PyTree
@@ -43,8 +44,7 @@ class GradientDescent(AbstractMinimiser):
 
     def __check_init__(self) -> None:
         check_loop(self.loop)
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps} is negative: give 0 or more.")
+        check_steps(self.steps, least=0)
         check_optimiser(self.transformation)
         check_tol(self.tol)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._stationarity import inverse_unit, step_to_stop_at
 from .._tree import multiply, norm, vdot, wide_dtype
@@ -51,8 +52,7 @@ class LBFGS(AbstractMinimiser):
     def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
+        check_steps(self.max_steps, "max_steps")
 
     def solve(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
+from .._mistakes import check_steps
 from .._result import Result, worst
 from .._tree import norm, split_key
 from .._types import PyTree
@@ -40,8 +41,7 @@ class Newton(AbstractSolver):
 
     def __check_init__(self) -> None:
         check_tol(self.tol)
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} leaves no step to take: give 1 or more.")
+        check_steps(self.steps)
 
     def solve(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None

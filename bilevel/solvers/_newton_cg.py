@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import evaluate
 from .._loops import Loop, check_loop, choose, iterate
+from .._mistakes import check_steps
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, vdot, wide_dtype
@@ -60,11 +61,8 @@ class NewtonCG(AbstractMinimiser):
     def __check_init__(self) -> None:
         check_loop(self.loop)
         check_tol(self.tol)
-        for name in ("max_steps", "cg_max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} leaves no step to take: give 1 or more."
-                )
+        check_steps(self.max_steps, "max_steps")
+        check_steps(self.cg_max_steps, "cg_max_steps")
         if isinstance(self.rtol, float | int) and self.rtol < 0:
             raise ValueError(f"rtol={self.rtol} is negative: give a relative distance, e.g. 1e-6.")
         if isinstance(self.forcing, float | int) and not 0 < self.forcing < 1:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 
 from .._inner import value_and_grad
 from .._loops import Loop, check_loop, iterate
+from .._mistakes import call, check_steps
 from .._result import Result
 from .._stationarity import step_to_stop_at
 from .._tree import norm, split_key, vdot, wide_dtype
@@ -67,8 +68,7 @@ class ProximalGradient(AbstractMinimiser):
         check_tol(self.tol)
         if isinstance(self.step_size, float | int) and self.step_size <= 0:
             raise ValueError(f"step_size={self.step_size} is not positive: give e.g. 1e-2.")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} leaves no step to take: give 1 or more.")
+        check_steps(self.max_steps, "max_steps")
 
     def condition(self, loss: Any) -> AbstractCondition:
         return self._condition(loss)
@@ -159,7 +159,7 @@ class _Projection(eqx.Module):
     projection: Callable[[PyTree, PyTree], PyTree]
 
     def __call__(self, theta: PyTree, psi: PyTree, step_size: Any) -> PyTree:
-        return self.projection(theta, psi)
+        return call(self.projection, "projection(theta, psi)", theta, psi)
 
 
 class _Problem(eqx.Module):

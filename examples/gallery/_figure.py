@@ -1,5 +1,6 @@
 """Where the figures go, and how they look."""
 
+import os
 from pathlib import Path
 
 import matplotlib
@@ -7,7 +8,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures" / "gallery"
+PICTURES = Path(
+    os.environ.get("BILEVEL_PICTURES", Path(__file__).parents[2] / "docs" / "pictures" / "gallery")
+)
 BLUE, RED, GREY = "#2563a8", "#c2410c", "#9aa5b1"
 
 

@@ -3,12 +3,32 @@
 import jax
 import jax.numpy as jnp
 import lineax
+import numpy as np
 import optax
 import pytest
 
-from bilevel import Result, argmin, check_hypergradient, hypergradient, implicit_grad, unrolled_grad
+from bilevel import (
+    Result,
+    argmin,
+    check_hypergradient,
+    hypergradient,
+    implicit_grad,
+    linearize,
+    minimize,
+    unrolled_grad,
+)
 from bilevel.inverse_hvp import CG, SGD, Dense, Neumann
-from bilevel.solvers import LBFGS, GradientDescent, Newton, ProximalGradient
+from bilevel.problems import Constrained
+from bilevel.single_loop import SOBA
+from bilevel.solvers import (
+    LBFGS,
+    GradientDescent,
+    InteriorPoint,
+    Newton,
+    NewtonCG,
+    Optimistix,
+    ProximalGradient,
+)
 
 PSI, START, X = jnp.asarray(1.0), jnp.zeros(2), jnp.ones(2)
 DESCENT = GradientDescent(optax.sgd(0.1), 3)
@@ -103,6 +123,43 @@ MISTAKES = {
         lambda: call(solver=lambda f, t: t, key=jax.random.key(0)), ("key", "plain callable"),
     ),
     "a key for LBFGS": (lambda: call(solver=LBFGS(), key=jax.random.key(0)), ("key", "LBFGS")),
+    "a seed for a key": (lambda: call(key=3), ("key=3", "jax.random.key(3)")),
+    "arguments that were forgotten": (
+        lambda: call(also_inner=lambda t, p, x: inner(t, p, x)),
+        ("inner(theta, psi, *inner_args)", "2 arguments", "'x'"),
+    ),
+    "an outer loss without psi": (
+        lambda: call(also_outer=lambda t: jnp.sum(t**2)), ("outer(theta, psi", "too many"),
+    ),
+    "NumPy in the inner loss": (
+        lambda: call(also_inner=lambda t, p: np.sum((np.asarray(t) - 1) ** 2)),
+        ("NumPy", "`jax.numpy`"),
+    ),
+    "steps as a float": (
+        lambda: GradientDescent(optax.sgd(0.1), steps=1e3), ("steps=1000.0", "steps=100"),
+    ),
+    "most steps as a float": (lambda: CG(max_steps=1e2), ("max_steps=100.0", "whole number")),
+    "no steps": (lambda: NewtonCG(cg_max_steps=0), ("cg_max_steps=0", "1 or more")),
+    "our own CG in lineax' place": (lambda: Lineax(CG()), ("CG()", "lineax.GMRES(")),
+    "a class of optimistix": (lambda: Optimistix(LBFGS), ("solver=LBFGS is a class", "LBFGS(")),
+    "a prox of theta alone": (
+        lambda: call(solver=ProximalGradient(lambda t: t, 0.1)),
+        ("prox(theta, psi, step_size)", "3 arguments"),
+    ),
+    "whether a constraint holds": (
+        lambda: argmin(
+            Constrained(inner, inequality=lambda t, p: t < 1), solver=InteriorPoint()
+        )(PSI, START),
+        ("inequality", "at most 0"),
+    ),
+    "a number for a callback": (
+        lambda: minimize(outer, inner, PSI, START, callback=3), ("callback=3", "print"),
+    ),
+    "a parameter for a model": (lambda: linearize(X), ("model", "no function")),
+    "a single loop without init": (
+        lambda: SOBA(outer, inner, theta=optax.sgd(0.1), psi=optax.sgd(0.1)).step((PSI, START)),
+        ("state is of type tuple", "init(psi, theta)"),
+    ),
 }  # fmt: skip
 
 

@@ -14,8 +14,17 @@ import numpy as np
 import pytest
 
 from bilevel_distillation import Distillation, RunConfig, export, hold, judge
+from bilevel_distillation.data import ImageData
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_in_pytorch.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / "train_in_pytorch.py"
+IN_GALLERY = EXAMPLES / "gallery" / "in_pytorch.py"
+RUN = (
+    "import sys; sys.modules['jax'] = None; import runpy; sys.argv.pop(0); "
+    "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
+    "runpy.run_path(sys.argv[0], {}, '__main__')"
+)
+"""Runs a script where JAX cannot be imported."""
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +45,8 @@ def test_a_network_in_pytorch_is_as_good_as_ours(interpreter, tmp_path):
     distilled = distillation.distilled()
     ours = judge(distillation.config, hold(distillation.data, distillation.preprocessor), distilled)
     folder = export(distilled, tmp_path / "dataset", "hf")
-    run = (
-        "import sys; sys.modules['jax'] = None; import runpy; sys.argv.pop(0); "
-        f"sys.path.insert(0, {str(EXAMPLE.parent)!r}); "
-        "runpy.run_path(sys.argv[0], {}, '__main__')"
-    )
     answer = subprocess.run(
-        [interpreter, "-c", run, str(EXAMPLE), str(folder)],
+        [interpreter, "-c", RUN, str(EXAMPLE), str(folder)],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
@@ -50,3 +54,25 @@ def test_a_network_in_pytorch_is_as_good_as_ours(interpreter, tmp_path):
     assert answer.returncode == 0, answer.stderr
     theirs = float(re.search(r"images: ([\d.]+) ±", answer.stdout).group(1))
     assert abs(theirs - 100 * np.mean(ours)) < 3, (theirs, ours)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_gallery_whitens_and_mirrors_without_jax(interpreter, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
+    labels = np.arange(300, dtype=np.int32) % 2
+    data = ImageData("tiles", images, labels, images, labels, ("temple", "flower"))
+    config = RunConfig(
+        dataset="tiles", ipc=4, width=8, depth=2, padding=0, batch_size=32, iterations=1,
+        pool_size=1, zca=True, flip=True,
+    )  # fmt: skip
+    export(Distillation(config, data).distilled(), tmp_path / "runs" / "photographs", "hf")
+    answer = subprocess.run(
+        [interpreter, "-c", RUN, str(IN_GALLERY)],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {
+            "HF_DATASETS_CACHE": str(tmp_path / "cache"), "BILEVEL_PICTURES": str(tmp_path)
+        },
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert len(re.findall(r"trained on 8 .* images: [\d.]+ ± [\d.]+ %", answer.stdout)) == 2
+    assert (tmp_path / "in_pytorch.png").stat().st_size > 10_000

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import bilevel_distillation
 from bilevel_distillation._app._cli import main
 from bilevel_distillation._app._screen import Screen
 
@@ -78,3 +79,13 @@ def test_help_and_version_of_a_process(redirection, environment):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["", ">/dev/full", ">&-"])
+def test_a_long_command_says_at_once_that_it_starts(redirection):
+    command = f"{sys.executable} -m bilevel_distillation run --ipc 0 {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "bilevel-distill: --ipc 0 is too small: give 1 or more.\n"
+    assert done.returncode == 2
+    first = f"bilevel-distill {bilevel_distillation.__version__}: starting\n"
+    assert done.stdout == ("" if redirection else first)

@@ -25,6 +25,8 @@ from ._commands import (
 from ._screen import screens
 from ._speech import in_flags, out_of_box
 
+COMMANDS = ("run", "sweep", "evaluate", "attack", "export", "report", "datasets")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a mistake ends with one sentence and status 2.
@@ -91,7 +93,8 @@ def _read(arguments: list[str]) -> Any:
         if asks and not ending.code:
             print(f"\n{examples_of(arguments)}")
         if ending.code:
-            _leave(out_of_box(boxes.getvalue()), 2)
+            known = arguments[0] if arguments[0] in COMMANDS else ""
+            _leave(out_of_box(boxes.getvalue(), known), 2)
         raise
 
 
@@ -189,7 +192,7 @@ def _attack(command: Any, console: Console) -> None:
 
 
 def _export(command: ExportConfig, console: Console) -> None:
-    from .._artifacts import RunFolder, export
+    from .._artifacts import RunFolder, export, judged
 
     folder = RunFolder(command.path)
     folder.read_config()
@@ -199,7 +202,7 @@ def _export(command: ExportConfig, console: Console) -> None:
         )
     default = {"hf": folder.dataset.name, "npz": "npz", "png": "png"}[command.to]
     out = command.out or command.path / default
-    written = export(folder.read_distilled(), out, command.to)
+    written = export(folder.read_distilled(), out, command.to, judged=judged(folder))
     _say(console, f"written: {written}")
 
 

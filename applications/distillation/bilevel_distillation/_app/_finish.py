@@ -59,10 +59,11 @@ def _draw_curve(folder: RunFolder, _: DistilledSet, results: Accuracies) -> None
     draw_learning_curve([*records, last], folder.curve)
 
 
-def _export(folder: RunFolder, distilled: DistilledSet, _: Accuracies) -> None:
-    from .._artifacts import export_hf
+def _export(folder: RunFolder, distilled: DistilledSet, results: Accuracies) -> None:
+    from .._artifacts import export_hf, judged_sentence
 
-    export_hf(distilled, folder.dataset, preprocess=folder.preprocess)
+    said = judged_sentence(folder.read_config(), results)
+    export_hf(distilled, folder.dataset, preprocess=folder.preprocess, judged=said)
 
 
 def _draw_page(folder: RunFolder, _: DistilledSet, __: Accuracies) -> None:

@@ -208,7 +208,10 @@ def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
         reporter.say("tuning the learning rates of the inner problem and the adjoint.")
         rates = distillation.tune()
         reporter.say(f"rates: inner {rates.inner:.3g}, adjoint {rates.adjoint:.3g}.")
+    reporter.begin("judging the start", 1, 0)
     _measure(distillation, held, folder)
+    reporter.advance(1)
+    reporter.end()
     _keep_snapshot(distillation, folder)
 
 

@@ -20,6 +20,8 @@ def in_flags(sentence: str, command: str = "") -> str:
         >>> in_flags("images are grey: use zca=False, or batch_size.")
         'images are grey: use --no-zca, or --batch-size.'
     """
+    if sentence.startswith("vary "):  # whose values are settings, as they stand in the flag
+        return f"--{sentence}"
     names = _names(command)
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     assigned = re.compile(rf"(?<![\w'\"./-])({known})={_VALUE}(?![=\w]|,\w)")
@@ -67,8 +69,19 @@ def _flag(found: re.Match[str]) -> str:
     return f"{_dashed(name)} {repr(value) if quoted else value}"
 
 
-def out_of_box(text: str) -> str:
-    """What tyro says in a box, as one sentence."""
+_OF_PYTHON = (
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number"),
+    (r"no type matching INT could be instantiated from \[('.*?')\]", r"\1 is no whole number"),
+    (r"no type matching FLOAT could be instantiated from \[('.*?')\]", r"\1 is no number"),
+    (r"no type matching (\S+) could be instantiated from \[('.*?')\]", r"\2 is none of \1"),
+    (r"'None', |, 'None'", ""),  # of what is open by default, and may not be given
+    (r"could not convert string to float: ('.*?')", r"\1 is no number"),
+)
+"""What tyro and Python say of words that do not fit."""
+
+
+def out_of_box(text: str, command: str = "") -> str:
+    """What tyro says in a box, as one sentence; it names the help of the command."""
     side = "\N{BOX DRAWINGS LIGHT VERTICAL}"
     if side in text:
         lines = [line[1:-1].strip() for line in text.splitlines() if line.startswith(side)]
@@ -84,7 +97,15 @@ def out_of_box(text: str) -> str:
     for part in filter(None, parts):
         one = " ".join(" ".join(part).split()).rstrip(".")
         one = re.sub(r"^Perhaps you meant: (--[\w.-]+).*", r"perhaps you meant \1", one)
-        one = re.sub(r"^For full helptext, (?:run|see):? ", "see ", one).replace(" (required)", "")
+        one = (
+            re.sub(r"^For full helptext, (?:run|see):? ", "see ", one)
+            .replace(" (required)", "")
+            .rstrip(".")
+        )
+        if command and one == "see bilevel-distill --help":
+            one = f"see bilevel-distill {command} --help"
+        for theirs, ours in _OF_PYTHON:
+            one = re.sub(theirs, ours, one)
         if not one.startswith(("Got errors", "Argument helptext", "got errors")):
             said.append(one[:1].lower() + one[1:])
     return "; ".join(said) + "." if said else text.strip()

@@ -29,6 +29,8 @@ from ._folder import RunFolder as RunFolder
 from ._history import Snapshot as Snapshot
 from ._history import choose as choose
 from ._history import moments as moments
+from ._judged import judged as judged
+from ._judged import judged_sentence as judged_sentence
 from ._lines import append_lines as append_lines
 from ._lines import read_lines as read_lines
 from ._lines import write_lines as write_lines

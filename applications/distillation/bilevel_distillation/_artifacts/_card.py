@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ._citations import CITATIONS
 from ._distilled import DistilledSet
 from ._text import one_line
 
@@ -53,6 +54,34 @@ def preprocess(pictures):  # uint8 [n, {height}, {width}, {channels}] -> float32
 
 {preprocess_sentence}
 
+In PyTorch, whose images have their channels first, with neither JAX nor the package that made the
+set:
+
+```py
+import torch
+from torch.utils.data import TensorDataset
+
+order = lambda x: torch.tensor(x).movedim(-1, 1)  # of images, and of preprocess(pictures)
+data = TensorDataset(order(images), torch.tensor(labels))
+```
+
+## How good it is
+
+{judged}
+
+## What it cost
+
+{cost}
+
+## Licence
+
+The images were made from {source}: its terms hold for them as they do for the original, and the
+software that made them adds none.
+
+## Citation
+
+{citation}
+
 ## Where it comes from
 
 {provenance}
@@ -71,9 +100,9 @@ _WHITEN_SPLIT_CODE = """    n, h, w, c = x.shape  # every {stride}th row and col
 """
 
 
-def card(distilled: DistilledSet, rows: str) -> str:
+def card(distilled: DistilledSet, rows: str, judged: str | None = None) -> str:
     """The text of README.md for a distilled set whose rows are in the file `rows`, front matter
-    included.
+    included; `judged` says how good it is.
     """
     n, height, width, channels = distilled.images.shape
     zca = distilled.preprocessor.whitening is not None
@@ -100,6 +129,10 @@ def card(distilled: DistilledSet, rows: str) -> str:
             "`preprocess.npz` holds the mean and deviation of each channel of the original "
             f"training images, with pixels from 0 to 1{', and the ZCA matrix' if zca else ''}."
         ),
+        judged=judged or "It was not judged where it was written.",
+        cost=_cost(distilled.provenance),
+        source=_as_text(name) if name else "another data set",
+        citation=_citation(distilled.provenance),
         provenance=_provenance(distilled),
     )
 
@@ -115,6 +148,9 @@ def _header(title: str, n: int, rows: str) -> str:
     size = "n<1K" if n < 1000 else "1K<n<10K" if n < 10_000 else "10K<n<100K"
     fields = {
         "pretty_name": title,
+        "license": "other",
+        "license_name": "that-of-the-original",
+        "license_link": "README.md#licence",
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "synthetic"],
         "size_categories": [size],
@@ -123,6 +159,21 @@ def _header(title: str, n: int, rows: str) -> str:
         ],
     }
     return yaml.safe_dump(fields, allow_unicode=True, sort_keys=False, width=float("inf"))
+
+
+def _cost(provenance: dict[str, Any]) -> str:
+    seconds, iterations = provenance.get("seconds"), provenance.get("iterations")
+    if not isinstance(seconds, int | float):
+        return "It is not known."
+    took = f"{seconds:.0f} seconds" if seconds < 600 else f"{seconds / 3600:.1f} hours"
+    many = f", {iterations} meta-iterations" if isinstance(iterations, int) else ""
+    return f"{took}{many}, what it was begun from included."
+
+
+def _citation(provenance: dict[str, Any]) -> str:
+    paper = CITATIONS.get(str(provenance.get("method")))
+    software = "the software, bilevel-distillation (the bilevel developers)"
+    return f"{paper}; and {software}." if paper else f"Cite {software}."
 
 
 def _provenance(distilled: DistilledSet) -> str:

@@ -23,7 +23,9 @@ _ROWS = re.compile(r"data/train-00000-of-00001(-[0-9a-f]{16})?\.parquet")
 _LONGEST = 150
 
 
-def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> Path:
+def export(
+    distilled: DistilledSet, folder: str | os.PathLike[str], to: str, *, judged: str | None = None
+) -> Path:
     """Write a distilled set into a folder, in one of three forms.
 
     The folder appears whole or not at all. An earlier export in its place is replaced.
@@ -32,6 +34,7 @@ def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> 
         distilled: what to write.
         folder: where to; made if it is not there.
         to: `hf`, `npz` or `png`, see `export_hf`, `export_npz` and `export_png`.
+        judged: of `hf`: for its card, a sentence on how good the set is.
 
     Returns:
         The folder, or for `npz` the file in it.
@@ -39,14 +42,20 @@ def export(distilled: DistilledSet, folder: str | os.PathLike[str], to: str) -> 
     Raises:
         ValueError: if `to` is none of the three, or the folder holds files of another origin.
     """
-    writers = {"hf": export_hf, "npz": export_npz, "png": export_png}
+    writers = {"npz": export_npz, "png": export_png}
+    if to == "hf":
+        return export_hf(distilled, folder, judged=judged)
     if to not in writers:
-        raise ValueError(f"to is {to!r}; choose one of {', '.join(map(repr, writers))}.")
+        raise ValueError(f"to is {to!r}; choose one of {', '.join(map(repr, ('hf', *writers)))}.")
     return writers[to](distilled, folder)
 
 
 def export_hf(
-    distilled: DistilledSet, folder: str | os.PathLike[str], *, preprocess: Path | None = None
+    distilled: DistilledSet,
+    folder: str | os.PathLike[str],
+    *,
+    preprocess: Path | None = None,
+    judged: str | None = None,
 ) -> Path:
     """Write a folder that `datasets.load_dataset` reads, with a card.
 
@@ -61,6 +70,7 @@ def export_hf(
         folder: where to; made if it is not there.
         preprocess: a file that is already what `preprocess.npz` is to be, which then is a second
             name of it where the file system can do that, and takes no room.
+        judged: for the card, a sentence on how good the set is.
 
     Returns:
         The folder.
@@ -77,7 +87,7 @@ def export_hf(
         if preprocess is None or not linked(preprocess, new / _PREPROCESS):
             write_arrays(new / _PREPROCESS, distilled.preprocessor.to_arrays())
         draw_images(distilled, new / "preview.png")
-        write_whole(new / "README.md", card(distilled, name))
+        write_whole(new / "README.md", card(distilled, name, judged))
 
     return publish(distilled, Path(folder), write)
 

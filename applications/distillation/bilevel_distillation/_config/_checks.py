@@ -15,6 +15,11 @@ def positive(name: str, value: float) -> None:
         raise ValueError(f"{name}={value} is not positive: give e.g. 1e-3.")
 
 
+def not_negative(name: str, value: float | int) -> None:
+    if value < 0:
+        raise ValueError(f"{name}={value} is negative: give 0 or more.")
+
+
 def at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}={value} is too small: give 1 or more.")

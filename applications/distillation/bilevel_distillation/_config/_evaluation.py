@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..networks import GROUP, NETWORKS, NormName, check_name
-from ._checks import at_least_one, one_of, positive
+from ._checks import at_least_one, not_negative, one_of, positive
 from ._types import AsDistilled, ByNetwork, LabelName, Network, Open
 
 
@@ -50,7 +50,6 @@ class EvaluationConfig:
         for name in ("repeats", "steps", "batch_size", "width"):
             if getattr(self, name) is not None:
                 at_least_one(self.prefix + name, getattr(self, name))
-        if self.warmup < 0:
-            raise ValueError(f"{self.prefix}warmup={self.warmup} is negative: give 0 or more.")
+        not_negative(f"{self.prefix}warmup", self.warmup)
         if self.learning_rate is not None:
             positive(f"{self.prefix}learning_rate", self.learning_rate)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ..networks import NormName, check_name
-from ._checks import at_least_one, one_of, positive
+from ._checks import at_least_one, not_negative, one_of, positive
 from ._evaluation import EvaluationConfig
 from ._types import (
     METHOD_GROUP,
@@ -184,10 +184,9 @@ class RunConfig:
                      "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
-        for name in ("iterations", "padding", "start_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name}={value} is negative: give 0 or more.")
+        for name in ("iterations", "padding", "start_epochs", "seed", "checkpoint_seconds"):
+            if getattr(self, name) is not None:
+                not_negative(name, getattr(self, name))
         if self.devices != "all":
             at_least_one("devices", self.devices)
         if not 0 <= self.average_decay < 1:

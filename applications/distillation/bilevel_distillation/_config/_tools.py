@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..networks import GROUP, NETWORKS, NormName, check_name
-from ._checks import at_least_one, one_of
+from ._checks import at_least_one, not_negative, one_of
 from ._evaluation import EvaluationConfig
 from ._types import AsDistilled, Network, Open
 
@@ -95,6 +95,7 @@ class EvaluateConfig:
             one_of("norm", value, NormName)
         if self.full_steps is not None:
             at_least_one("full_steps", self.full_steps)
+        not_negative("seed", self.seed)
 
     def evaluations(self) -> list[EvaluationConfig]:
         """One for each network with each normalisation."""
@@ -128,3 +129,4 @@ class AttackConfig:
         for name in ("repeats", "steps", "real_steps"):
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
+        not_negative("seed", self.seed)
