@@ -20,10 +20,10 @@ from _results._accuracy import (
     networks,
     over_time,
     steps,
-    systems,
 )
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
+from _results._systems import systems
 from _results._toolkit import faults, fuzz, toolkit, whole_problems
 from _results._writing import OPEN, Read
 
