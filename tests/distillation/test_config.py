@@ -89,7 +89,7 @@ def test_presets(dataset, shape, expected):
     assert {name: getattr(found, name) for name in expected} == expected
     still_open = {f.name for f in fields(found) if getattr(found, f.name) is None}
     assert still_open <= {"microbatch", "n_subset", "image_column", "label_column", "train_split",
-                          "test_split", "resolution", "samples"}  # fmt: skip
+                          "test_split", "resolution", "samples", "held_out"}  # fmt: skip
 
 
 def test_the_paper_takes_fewer_iterations_for_more_images():

@@ -72,9 +72,13 @@ def _scenes(asked: EvaluateConfig, reporter: Reporter) -> list[_Scene]:
     for path in (asked.path, *asked.also):
         one = replace(asked, path=path)
         distilled, config = open_set(one)
-        if scenes:
-            _check_alike(path, config, scenes[0].configs[0][0])
-        data, apart = load_parts(config)
+        first = scenes[0] if scenes else None
+        if first is not None:
+            _check_alike(path, config, first.configs[0][0])
+        if first is None or config.samples is not None:
+            data, apart = load_parts(config)
+        else:
+            data, apart = first.data, first.apart
         if distilled is None:
             distilled = read_foreign(one, data)
         elif asked.flip is not None:
@@ -82,9 +86,18 @@ def _scenes(asked: EvaluateConfig, reporter: Reporter) -> list[_Scene]:
         check_fit(distilled, data)
         distilled = match_classes(distilled, data, reporter.say)
         configs = _configs(one, config, distilled, data)
-        held = hold(data, distilled.preprocessor)
+        alike = first is not None and _is_same(first.distilled, distilled)
+        held = first.held if first is not None and alike else hold(data, distilled.preprocessor)
         scenes.append(_Scene(one, distilled, data, apart, held, configs))
     return scenes
+
+
+def _is_same(one: DistilledSet, other: DistilledSet) -> bool:
+    """Whether two sets preprocess test images alike."""
+    arrays, others = one.preprocessor.to_arrays(), other.preprocessor.to_arrays()
+    return arrays.keys() == others.keys() and all(
+        np.array_equal(array, others[name]) for name, array in arrays.items()
+    )
 
 
 def _check_alike(path: Any, config: RunConfig, first: RunConfig) -> None:
