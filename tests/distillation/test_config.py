@@ -177,7 +177,6 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
         (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
-        (lambda: EvaluateConfig(WHERE, judge=("mine",)), "judge='mine' is not known: choose one"),
         (
             lambda: EvaluateConfig(WHERE, judge=("paper",), norm=("batch",)),
             "norm=('batch',) beside judge=('paper',), which brings its own network: leave one",

@@ -132,10 +132,9 @@ class EvaluateConfig:
         """One for each judge, or each network with each normalisation, with each kind of labels;
         by the common recipe.
         """
-        shared, own = vars(self.evaluation), self.evaluation
-        by_name: list[dict[str, Any]] = [{"judge": judge} for judge in self.judge]
-        networks = by_name or [
-            {"network": network, "norm": norm}
+        own, shared = self.evaluation, dict[str, Any](vars(self.evaluation))
+        networks = [dict[str, Any](judge=judge) for judge in self.judge] or [
+            dict[str, Any](network=network, norm=norm)
             for network in self.network or (own.network,)
             for norm in self.norm or (own.norm,)
         ]
