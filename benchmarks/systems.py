@@ -3,6 +3,7 @@
     python benchmarks/systems.py --dataset digits --ipc 1 --seconds 20
     python benchmarks/systems.py --dataset mnist --ipc 1 --seconds 120
     python benchmarks/systems.py --dataset digits --ipc 1 --memory
+    python benchmarks/systems.py --dataset cifar10 --ipc 10 --judges resnet18 vgg11 alexnet
 
 First every method distils with each seed, and its set is put aside under `--out`; a clock holds
 what it does once (trajectories, choosing) and its meta-iterations, without compilation. Each has
@@ -62,7 +63,16 @@ CHOSEN = ("random", "herding", "k-center", "el2n")
 SYSTEMS = ("rcig", "frepo", "dm", "dc", "dsa", "kip", "rfad", "bptt", "mtt", *CHOSEN)
 PILOT = 4
 
-Judge = Literal["paper", "wide-instance"]
+Judge = Literal["paper", "wide-instance", "resnet18", "vgg11", "alexnet"]
+JUDGES: dict[Judge, dict[str, Any]] = {
+    "paper": dict(judge="paper"),
+    "wide-instance": dict(judge="wide-instance"),
+    "resnet18": dict(network="resnet18", norm="batch"),
+    "vgg11": dict(network="vgg11", norm="batch"),
+    "alexnet": dict(network="alexnet", norm="none"),
+}
+"""The two of the literature, and those of the paper's table 3."""
+
 Labels = Literal["soft", "hard"]
 
 
@@ -76,10 +86,12 @@ class Arguments:
         seconds: of each method.
         seeds: initial images, networks and batches.
         networks: trained from scratch on each set, by each judge.
-        judges: paper or wide-instance, or both; none: the sets are only made.
+        judges: some of paper, wide-instance, resnet18, vgg11 and alexnet; none: the sets are only
+            made.
         labels: that networks are trained on.
         steps: of their training; None: the protocol's.
-        width: of the paper's judge; None: as distilled. The other one has 128.
+        width: of the judges but wide-instance, which has 128; None: that of the paper's judge is
+            as distilled, and the others have their own.
         clock: wall, or processor.
         methods: which.
         memory: measure the memory of each method, and nothing else.
@@ -280,12 +292,13 @@ def judge_all(
 def judging(
     arguments: Arguments, data: ImageData, name: Judge, labels: Labels, seed: int
 ) -> RunConfig:
-    width = None
-    if name == "paper":
-        width = arguments.width or SIZES[arguments.dataset]["width"]
+    width = None if name == "wide-instance" else arguments.width
+    if name == "paper" and width is None:
+        width = SIZES[arguments.dataset]["width"]
     evaluation = EvaluationConfig(
-        judge=name, width=width, labels=labels, repeats=arguments.networks, steps=arguments.steps
-    )
+        width=width, labels=labels, repeats=arguments.networks, steps=arguments.steps,
+        **JUDGES[name],
+    )  # fmt: skip
     config = replace(settings(arguments, "rcig", seed), evaluation=evaluation)
     return resolve(config, data.image_shape, data.classes)
 
