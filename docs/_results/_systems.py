@@ -24,15 +24,15 @@ def systems(read: Read) -> list[str]:
     return [
         "## All systems (table 2)",
         "The systems that the paper compares, BPTT, and real images chosen in seconds, on one "
-        "engine, with the same time. Two judges by one recipe: the paper's (a network whose width "
-        "doubles at each layer, no normalisation) and that of later work (128 channels in every "
-        "layer, instance normalisation); where they were asked, those of table 3 too (ResNet-18 "
-        "and VGG-11 with batch normalisation, AlexNet). On the labels of the set and on hard ones. Nothing is "
-        "selected, and test images are asked once, by networks at the end of their training. "
-        "Mean and deviation are over seeds, of the mean over the networks of each. A short time "
-        "favours what converges fast; what only chooses images takes no steps, and its seconds "
-        "have no bound. The paper's figures are by the authors' own networks and recipes, after "
-        "hours on a card. (`benchmarks/systems.py`)",
+        "engine, with the same time. Two judges by one recipe, on the labels of the set and on "
+        "hard ones: the paper's (a network whose width doubles at each layer, no normalisation) "
+        "and that of later work (128 channels in every layer, instance normalisation); those of "
+        "table 3 (ResNet-18 and VGG-11 with batch normalisation, AlexNet) where they were asked. "
+        "Nothing is selected, and test images are asked once, by networks at the end of their "
+        "training. Mean and deviation are over seeds, of the mean over the networks of each. A "
+        "short time favours what converges fast; what only chooses images takes no steps, and its "
+        "seconds have no bound. The paper's figures are by the authors' own networks and recipes, "
+        "after hours on a card. (`benchmarks/systems.py`)",
         *parts,
     ]
 

@@ -139,7 +139,7 @@ class EvaluateConfig:
             for norm in self.norm or (own.norm,)
         ]
         return [
-            EvaluationConfig(**shared | network | {"labels": labels})
+            EvaluationConfig(**shared | network | dict[str, Any](labels=labels))
             for network in networks
             for labels in self.labels or (own.labels,)
         ]
