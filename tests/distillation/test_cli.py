@@ -184,7 +184,7 @@ def test_evaluate_by_the_judges_of_the_literature(finished, capsys, monkeypatch)
     sentence = refused(capsys, "evaluate", finished, "--judge", "paper", "--norm", "batch")
     assert "brings its own network: leave one of the two out" in sentence
     sentence = refused(capsys, "evaluate", finished, "--judge", "mine")
-    assert "--judge" in sentence and "paper" in sentence
+    assert "--judge" in sentence
 
 
 def test_evaluate_of_several_sets_selects_by_held_out_images(finished, capsys, monkeypatch):
