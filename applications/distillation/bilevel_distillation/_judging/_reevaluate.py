@@ -37,11 +37,10 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> Evalu
     """
     reporter = reporter or Reporter()
     scenes = _scenes(asked, reporter)
-    sets = 6 if asked.ranking and asked.evaluation.labels == "soft" else 5 if asked.ranking else 1
-    sets += asked.baseline and not asked.ranking
-    kinds = len(scenes[0].configs)
-    total = kinds * sets * len(scenes) * asked.evaluation.repeats
-    reporter.begin("evaluating", total, 0)
+    configs = [config for config, _ in scenes[0].configs]
+    kinds = len(configs)
+    total = len(scenes) * sum(_sets(config.evaluation, asked) for config in configs)
+    reporter.begin("evaluating", total * asked.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
@@ -52,6 +51,13 @@ def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> Evalu
         evaluations.append(found[0] if len(found) == 1 else Evaluation.over(found))
     reporter.end()
     return evaluations
+
+
+def _sets(evaluation: EvaluationConfig, asked: EvaluateConfig) -> int:
+    """How many sets are trained on, for one evaluation of one distilled set."""
+    if asked.ranking:
+        return 6 if evaluation.labels == "soft" else 5
+    return 1 + asked.baseline
 
 
 @dataclass(frozen=True, eq=False)
