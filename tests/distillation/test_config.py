@@ -179,7 +179,7 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
         (
             lambda: EvaluateConfig(WHERE, judge=("paper",), norm=("batch",)),
-            "norm=('batch',) beside judge=('paper',), which brings its own network: leave one",
+            "norm='batch' beside judge='paper', which brings its own network: leave one",
         ),
         (lambda: EvaluateConfig(WHERE, recipe=()), "recipe=() names none: give e.g. common."),
         (

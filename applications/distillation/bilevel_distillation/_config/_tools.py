@@ -120,10 +120,10 @@ class EvaluateConfig:
         if not self.recipe:
             raise ValueError("recipe=() names none: give e.g. common.")
         if self.judge and (self.network or self.norm):
-            name = "network" if self.network else "norm"
+            name, (value, *_) = ("network", self.network) if self.network else ("norm", self.norm)
             raise ValueError(
-                f"{name}={getattr(self, name)!r} beside judge={self.judge!r}, which brings its own "
-                "network: leave one of the two out."
+                f"{name}={value!r} beside judge={self.judge[0]!r}, which brings its own network: "
+                "leave one of the two out."
             )
         if self.full_steps is not None:
             at_least_one("full_steps", self.full_steps)
