@@ -186,10 +186,6 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
             lambda: EvaluationConfig(judge="paper", network="vgg11"),
             "evaluation.network='vgg11' is not that of evaluation.judge='paper': leave",
         ),
-        (
-            lambda: EvaluationConfig(loss="hinge"),
-            "evaluation.loss='hinge' is not known: choose one",
-        ),
         (lambda: RunConfig(held_out=0), "held_out=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
         (lambda: RunConfig(tolerance=-1.0), "tolerance=-1.0 is not positive"),
