@@ -108,7 +108,7 @@ def race(arguments: Arguments, data, seed: int, variants: list[str]) -> list[dic
         began = time.monotonic()
         metrics = one.step()
         metrics.loss.block_until_ready()
-        one.seconds = before + time.monotonic() - began
+        one.spent.seconds = before + time.monotonic() - began
         if any(before < mark <= one.seconds for mark in arguments.marks):
             kept[variant].append((one.iteration, one.seconds, one.distilled(), float(metrics.loss)))
             print(

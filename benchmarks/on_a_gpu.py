@@ -4,12 +4,16 @@
 
 DATA holds the folders `cifar10` and `mnist` and the authors' distilled set; without that file its
 row stays open. OUT gets a JSON file for each question, the distilled images, and the log of it all:
-eight small files. `gpu_*.json` go into `benchmarks/results`, whence `docs/results.py` reads them.
+nine small files. `gpu_*.json` go into `benchmarks/results`, whence `docs/results.py` reads them.
 
 Stages (`--stages` names some) come in the order of their worth. Each is a process of its own, so
 that one that fails, or takes the card's memory along, stops no other; the next one has its modules
 imported by then. Each has its share of the time, writes its figures the moment it has them, and
 stops between two steps where the time would not reach; one that does not is ended from outside.
+
+The systems of the paper's table 2 want three minutes of their own:
+
+    python benchmarks/on_a_gpu.py --minutes 3 --stages systems_cifar10_10 --data DATA --out OUT
 
 On a card that is only borrowed: the packages need not be installed. With Python 3.12 and jax,
 equinox, lineax, optax, optimistix, orbax-checkpoint, matplotlib, pillow, scikit-learn, pyarrow,
@@ -63,6 +67,7 @@ STAGES = {
     "peers": Stage(("others", "others"), 40, 80),
     "speed_cifar10_10": Stage(("speed", "speed", "cifar10", 10), 30, 90),
     "speed_mnist_1": Stage(("speed", "speed", "mnist", 1), 25, 90),
+    "systems_cifar10_10": Stage(("systems", "systems", 10), 20, 900),
     "accuracy_cifar10_10": Stage(("accuracy", "accuracy", 10, 600.0), 20, 900),
 }
 LEAST = 12.0

@@ -1,22 +1,25 @@
-"""All systems with the same wall time, and chosen real images: accuracy, seconds and memory.
+"""All systems with the same time, and chosen real images: accuracy, seconds and memory.
 
-For each seed all methods run in one process and take turns: the one whose clock is furthest behind
-makes the next meta-iteration, so that a machine whose speed drifts is the same to all. A clock
-holds what a method does once (trajectories, choosing) and its meta-iterations, without compilation.
-Each has the settings of its own preset, but for the width and the batch; where a rate falls over a
-run, the run's length is what a short pilot finds for the time. All are judged by the same
-recipe: networks without normalisation, trained from scratch on the set's own labels, and the same
-with instance normalisation.
+    python benchmarks/systems.py --dataset digits --ipc 1 --seconds 20
+    python benchmarks/systems.py --dataset mnist --ipc 1 --seconds 120
+    python benchmarks/systems.py --dataset digits --ipc 1 --memory
+    python benchmarks/systems.py --dataset cifar10 --ipc 10 --judges resnet18 vgg11 alexnet
 
-    python benchmarks/systems.py --dataset digits --ipc 1 --seconds 60
-    python benchmarks/systems.py --dataset mnist --ipc 10 --seconds 300
-    python benchmarks/systems.py --dataset digits --memory
+First every method distils with each seed, and its set is put aside under `--out`; a clock holds
+what it does once (trajectories, choosing) and its meta-iterations, without compilation. Each has
+the settings of its own preset, but for the width and the batch; where a rate falls over a run, the
+run's length is what a short pilot finds for the time. `--clock processor` gives all the same time
+of the processors, one after the other, which other programs on the machine disturb little;
+`--clock wall` has them take turns in one process, the one furthest behind making the next
+meta-iteration.
 
-On a machine that others use too, `--clock processor` gives all the same processor time instead, one
-after the other.
+Then each judge trains networks on every set, with soft and with hard labels: those of the paper
+(its width doubles at each layer, no normalisation) and those of later work (128 channels in every
+layer, instance normalisation). Nothing is selected: each network is what it is at its last step, so
+test images are asked once.
 
-Resumable: what the result file already holds is skipped. `--memory` adds how large a process of its
-own grows in a few meta-iterations of each method.
+Resumable: what the result file holds is skipped, and a further judge takes the sets that are there.
+`--memory` adds how large a process of its own grows in a few meta-iterations of each method.
 """
 
 import json
@@ -24,8 +27,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -40,13 +44,14 @@ from bilevel_distillation import (
     RunConfig,
     hold,
     judge,
+    resolve,
 )
-from bilevel_distillation.data import load
-from bilevel_distillation.networks import NormName
+from bilevel_distillation.data import ImageData, load
 
 SIZES: dict[str, dict[str, Any]] = {
     "digits": dict(width=32, depth=2, batch_size=256),
     "mnist": dict(width=16, batch_size=256),
+    "cifar10": dict(width=16, batch_size=256),
 }
 SMALL: dict[str, dict[str, Any]] = {
     "bptt": dict(init="real", coreset_rate=1e-2, inner_steps=60, window=20),
@@ -55,7 +60,20 @@ SMALL: dict[str, dict[str, Any]] = {
 """What replaces the presets of large runs, whose steps alone would take the time that there is."""
 
 CHOSEN = ("random", "herding", "k-center", "el2n")
+SYSTEMS = ("rcig", "frepo", "dm", "dc", "dsa", "kip", "rfad", "bptt", "mtt", *CHOSEN)
 PILOT = 4
+
+Judge = Literal["paper", "wide-instance", "resnet18", "vgg11", "alexnet"]
+JUDGES: dict[Judge, dict[str, Any]] = {
+    "paper": dict(judge="paper"),
+    "wide-instance": dict(judge="wide-instance"),
+    "resnet18": dict(network="resnet18", norm="batch"),
+    "vgg11": dict(network="vgg11", norm="batch"),
+    "alexnet": dict(network="alexnet", norm="none"),
+}
+"""The two of the literature, and those of the paper's table 3."""
+
+Labels = Literal["soft", "hard"]
 
 
 @dataclass(frozen=True)
@@ -63,27 +81,37 @@ class Arguments:
     """Settings of the comparison.
 
     Attributes:
-        dataset: digits or mnist.
+        dataset: digits, mnist or cifar10.
         ipc: images per class.
         seconds: of each method.
         seeds: initial images, networks and batches.
         networks: trained from scratch on each set, by each judge.
-        judges: the normalisations of the networks that judge.
+        judges: some of paper, wide-instance, resnet18, vgg11 and alexnet; none: the sets are only
+            made.
+        labels: that networks are trained on.
+        steps: of their training; None: the protocol's.
+        width: of the judges but wide-instance, which has 128; None: that of the paper's judge is
+            as distilled, and the others have their own.
         clock: wall, or processor.
-        methods: which; by default all.
+        methods: which.
         memory: measure the memory of each method, and nothing else.
+        out: where the sets are.
         grow: (used by `memory`) run this method alone, and print how large the process has grown.
     """
 
     dataset: str = "digits"
     ipc: int = 1
-    seconds: float = 60.0
+    seconds: float = 20.0
     seeds: tuple[int, ...] = (0, 1, 2)
-    networks: int = 3
-    judges: tuple[NormName, ...] = ("none", "instance")
-    clock: Literal["wall", "processor"] = "wall"
-    methods: tuple[str, ...] = tuple(METHODS)
+    networks: int = 2
+    judges: tuple[Judge, ...] = ("paper", "wide-instance")
+    labels: tuple[Labels, ...] = ("soft", "hard")
+    steps: int | None = None
+    width: int | None = None
+    clock: Literal["wall", "processor"] = "processor"
+    methods: tuple[str, ...] = SYSTEMS
     memory: bool = False
+    out: Path = Path("runs/systems")
     grow: str | None = None
 
 
@@ -95,7 +123,7 @@ def main(arguments: Arguments) -> None:
     found = json.loads(path.read_text()) if path.exists() else {"records": [], "memory": {}}
 
     def keep() -> None:
-        write(name, {"records": found["records"], "memory": found["memory"]})
+        write(name, {one: value for one, value in found.items() if one != "machine"})
 
     if arguments.memory:
         for method in arguments.methods:
@@ -104,64 +132,96 @@ def main(arguments: Arguments) -> None:
                 keep()
     else:
         data = load(arguments.dataset)
-        for seed in arguments.seeds:
-            missing = [m for m in arguments.methods if not _has(found["records"], m, seed)]
-            together = [missing] if arguments.clock == "wall" else [[m] for m in missing]
-            for methods in together:
-                for record in race(arguments, data, seed, methods):
-                    found["records"].append(record)
-                    keep()
+        for record in distil_all(arguments, data, found["records"]):
+            found["records"].append(record)
+            keep()
+        for _ in judge_all(arguments, data, found["records"]):
+            keep()
     show(found)
 
 
-def _has(records: list[dict[str, Any]], method: str, seed: int) -> bool:
+def distil_all(
+    arguments: Arguments, data: ImageData, held: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Records of the sets that are still missing."""
+    wanted = [
+        (method, seed)
+        for method in arguments.methods
+        for seed in arguments.seeds
+        if not (_found(held, method, seed) and set_of(arguments, method, seed).exists())
+    ]
+    held[:] = [r for r in held if (r["method"], r["seed"]) not in wanted]
+    if arguments.clock == "processor":
+        # All seeds of a method in a row, as they share what is compiled, and its pilot.
+        for method, seed in wanted:
+            known = [r["planned"] for r in held if r["method"] == method]
+            yield from race(arguments, data, seed, [method], known[0] if known else None)
+    else:
+        for seed in arguments.seeds:
+            yield from race(arguments, data, seed, [m for m, s in wanted if s == seed], None)
+
+
+def _found(records: list[dict[str, Any]], method: str, seed: int) -> bool:
     return any(r["method"] == method and r["seed"] == seed for r in records)
+
+
+def set_of(arguments: Arguments, method: str, seed: int) -> Path:
+    return arguments.out / f"{arguments.dataset}_{arguments.ipc}" / f"{method}_{seed}.npz"
 
 
 def settings(arguments: Arguments, method: str, seed: int) -> RunConfig:
     small = {} if arguments.dataset == "digits" else SMALL.get(method, {})
     return RunConfig(
         dataset=arguments.dataset, ipc=arguments.ipc, method=method, seed=seed,
-        evaluation=EvaluationConfig(repeats=arguments.networks),
         **SIZES[arguments.dataset] | small,
     )  # fmt: skip
 
 
-def race(arguments: Arguments, data, seed: int, methods: list[str]):
-    """A record of each method, when all have had their time."""
+def race(
+    arguments: Arguments, data: ImageData, seed: int, methods: list[str], known: int | None
+) -> Iterator[dict[str, Any]]:
+    """A record of each method, when all have had their time; `known`: the run's length, where a
+    pilot has found it.
+    """
     runs: dict[str, Distillation] = {}
     compilation: dict[str, float] = {}
-    preparation: dict[str, float] = {}
+    clock: dict[str, float] = {}
     for method in methods:
         config = settings(arguments, method, seed)
         if method not in CHOSEN:
-            iterations, compilation[method] = pilot(arguments, data, config)
+            iterations, compilation[method] = (known, 0.0) if known else pilot(
+                arguments, data, config)  # fmt: skip
             config = replace(config, iterations=iterations)
         runs[method] = Distillation(config, data)
-        preparation[method] = prepared_in(arguments, runs[method])
-        if runs[method].total:
+        clock[method] = prepared_in(arguments, runs[method])
+        if runs[method].total and not known:
             step(arguments, Distillation(config, data), runs[method].prepared)
-    clock = dict(preparation)
+    preparation = dict(clock)
     while behind := [
         m for m in methods if clock[m] < arguments.seconds and runs[m].iteration < runs[m].total
     ]:
         method = min(behind, key=lambda m: clock[m])
         clock[method] += step(arguments, runs[method])
-    held = hold(data, next(iter(runs.values())).preprocessor) if runs else None
     for method in methods:
-        one, distilled = runs[method], runs[method].distilled()
-        accuracies = {n: judged(one.config, held, distilled, n) for n in arguments.judges}
-        shown = "  ".join(f"{norm} {100 * np.mean(a):5.1f} %" for norm, a in accuracies.items())
-        print(f"seed {seed}  {method:9}  {one.iteration:5} iterations  {shown}", flush=True)
+        one, path = runs[method], set_of(arguments, method, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        one.distilled().save_npz(path)
+        print(f"seed {seed}  {method:9}  {one.iteration:5} iterations", flush=True)
         yield dict(
-            method=method, seed=seed, accuracies=accuracies, iterations=one.iteration,
+            method=method, seed=seed, accuracies={}, iterations=one.iteration, planned=one.total,
             seconds=round(clock[method], 1), preparation=round(preparation[method], 1),
             compilation=round(compilation.get(method, 0.0), 1), budget=arguments.seconds,
-            clock=arguments.clock,
+            clock=arguments.clock, settings=said(one.config),
         )  # fmt: skip
 
 
-def pilot(arguments: Arguments, data, config: RunConfig) -> tuple[int, float]:
+def said(config: RunConfig) -> dict[str, Any]:
+    """The settings that a reader wants beside the figures."""
+    names = ("width", "depth", "batch_size", "norm", "coreset_optimiser", "coreset_rate", "init")
+    return {name: getattr(config, name) for name in names}
+
+
+def pilot(arguments: Arguments, data: ImageData, config: RunConfig) -> tuple[int, float]:
     """How many meta-iterations the time has room for, and the seconds until the first was done."""
     short = replace(config, iterations=10)
     one, again = Distillation(short, data), Distillation(short, data)
@@ -196,9 +256,57 @@ def clock_of(arguments: Arguments) -> Callable[[], float]:
     return time.monotonic if arguments.clock == "wall" else time.process_time
 
 
-def judged(config: RunConfig, held, distilled: DistilledSet, norm: Any) -> list[float]:
-    evaluation = replace(config.evaluation, norm=norm)
-    return judge(replace(config, evaluation=evaluation), held, distilled)
+def judge_all(
+    arguments: Arguments, data: ImageData, records: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The records, each time that one has got further accuracies."""
+    held = None
+    for name in arguments.judges:
+        for labels in arguments.labels:
+            for record in records:
+                method, seed = record["method"], record["seed"]
+                if method not in arguments.methods or seed not in arguments.seeds:
+                    continue
+                key = f"{name}, {labels}"
+                if key in record["accuracies"]:
+                    continue
+                distilled = DistilledSet.load_npz(set_of(arguments, method, seed))
+                if labels == "hard" and not learned(distilled):
+                    if (soft := record["accuracies"].get(f"{name}, soft")) is not None:
+                        record["accuracies"][key] = soft  # the same labels, so the same networks
+                        yield record
+                        continue
+                held = held or hold(data, distilled.preprocessor)
+                config = judging(arguments, data, name, labels, seed)
+                found = judge(config, held, distilled)
+                record["accuracies"][key] = found
+                evaluation = config.evaluation
+                record.setdefault("judges", {})[name] = dict(
+                    width=evaluation.width, norm=evaluation.norm, steps=evaluation.steps
+                )
+                shown = f"{100 * np.mean(found):5.1f} %"
+                print(f"seed {seed}  {method:9}  {key}  {shown}", flush=True)
+                yield record
+
+
+def judging(
+    arguments: Arguments, data: ImageData, name: Judge, labels: Labels, seed: int
+) -> RunConfig:
+    width = None if name == "wide-instance" else arguments.width
+    if name == "paper" and width is None:
+        width = SIZES[arguments.dataset]["width"]
+    evaluation = EvaluationConfig(
+        width=width, labels=labels, repeats=arguments.networks, steps=arguments.steps,
+        **JUDGES[name],
+    )  # fmt: skip
+    config = replace(settings(arguments, "rcig", seed), evaluation=evaluation)
+    return resolve(config, data.image_shape, data.classes)
+
+
+def learned(distilled: DistilledSet) -> bool:
+    """Whether its labels are others than one-hot ones."""
+    labels = distilled.labels - distilled.labels.min(1, keepdims=True)
+    return bool(np.abs(np.sort(labels, 1)[:, :-1]).max() > 1e-6 or np.ptp(labels.max(1)) > 1e-6)
 
 
 def grown(arguments: Arguments) -> float:
@@ -222,7 +330,7 @@ def in_its_own_process(arguments: Arguments, method: str) -> float:
 
 def show(found: dict[str, Any]) -> None:
     rows = []
-    judges = sorted({norm for r in found["records"] for norm in r["accuracies"]}, reverse=True)
+    judges = list(dict.fromkeys(key for r in found["records"] for key in r["accuracies"]))
     for method in METHODS:
         records = [r for r in found["records"] if r["method"] == method]
         if not records:
@@ -230,14 +338,14 @@ def show(found: dict[str, Any]) -> None:
         grew = found["memory"].get(method)
         rows.append([
             method,
-            *(over_seeds([100 * np.mean(r["accuracies"][norm]) for r in records
-                          if norm in r["accuracies"]]) for norm in judges),
+            *(over_seeds([100 * np.mean(r["accuracies"][key]) for r in records
+                          if key in r["accuracies"]]) for key in judges),
             f"{np.mean([r['iterations'] for r in records]):.0f}",
             f"{np.mean([r['seconds'] for r in records]):.0f}",
             "" if grew is None else f"{grew / 1e6:.0f}",
             str(len(records)),
         ])  # fmt: skip
-    heads = [f"accuracy %, judge {norm}" for norm in judges]
+    heads = [f"{key}, %" for key in judges]
     table(["method", *heads, "iterations", "seconds", "MB", "seeds"], rows)
 
 

@@ -20,15 +20,17 @@ from _results._accuracy import (
     networks,
     over_time,
     steps,
-    systems,
 )
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
+from _results._systems import systems
 from _results._toolkit import faults, fuzz, toolkit, whole_problems
+from _results._worth import pictures, worth
 from _results._writing import OPEN, Read
 
 HERE = Path(__file__).parent
 PAGE = HERE / "results.md"
+PICTURES = HERE / "pictures"
 RESULTS = HERE.parent / "benchmarks" / "results"
 
 
@@ -49,7 +51,7 @@ def page(read: Read) -> str:
         "what `bilevel-distill run` takes by default and the scripts take as arguments. The memory "
         "of each row is further down; the time, on the paper's RTX A6000, was 40 minutes to 13 "
         "hours (table 7 below).",
-        *methods(read), *systems(read), *accuracy(read), *time(read), *gpu(read),
+        *methods(read), *systems(read), *worth(read), *accuracy(read), *time(read), *gpu(read),
         *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
         *gradient(read), *precision(read), *presets(read), *toolkit(read), *whole_problems(read),
@@ -74,6 +76,8 @@ def main() -> None:
     text = page(reader(RESULTS))
     if not asked.check:
         PAGE.write_text(text, encoding="utf-8")
+        for name, drawn in pictures(reader(RESULTS)).items():
+            (PICTURES / name).write_text(drawn, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
         sys.exit("docs/results.md is not what benchmarks/results gives: run python docs/results.py")
 

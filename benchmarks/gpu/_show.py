@@ -12,7 +12,8 @@ from ._task import read
 def show(out: Path) -> None:
     """All that the result files hold."""
     for name, section in (("gpu_right", _right), ("gpu_speed", _speed),
-                          ("gpu_accuracy", _accuracy), ("gpu_peers", _peers)):  # fmt: skip
+                          ("gpu_accuracy", _accuracy), ("gpu_systems", _systems),
+                          ("gpu_peers", _peers)):  # fmt: skip
         held = read(out / f"{name}.json")
         if held:
             print(f"\n{name}, {held['machine']['device']}")
@@ -64,6 +65,19 @@ def _accuracy(held: dict[str, Any]) -> None:
         for iteration, seconds, result in one.get("curve", []):
             rows.append([row, f"after {seconds:.0f} s ({iteration})", 100 * result, ""])
     table(["row", "what", "%", "deviation"], rows)
+
+
+def _systems(held: dict[str, Any]) -> None:
+    rows = []
+    for row, methods in held.items():
+        if row == "machine":
+            continue
+        for method, one in methods.items():
+            accuracy = _spread(one["accuracies"]) if "accuracies" in one else ("", "")
+            peak = one["peak, bytes"]
+            rows.append([row, method, *accuracy, one["iterations"], one["seconds"],
+                         "" if peak is None else peak / 1e6])  # fmt: skip
+    table(["row", "system", "%", "deviation", "iterations", "seconds", "MB"], rows)
 
 
 def _peers(held: dict[str, Any]) -> None:

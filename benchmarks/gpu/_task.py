@@ -25,6 +25,7 @@ class Sizes:
         matrix: rows of the matrices whose product is timed.
         turns: of what is compared; `in_a_row`: meta-iterations timed together.
         iterations: of a distillation, where no speed is known yet; and at most.
+        unrolled: training steps that BPTT takes, and those of them that it differentiates.
         networks, judge_steps: that judge; None: the protocol's steps.
         marks: shares of a distillation's time at which its set is put aside.
         small: parameters and rows of the problems whose gradients are judged.
@@ -47,6 +48,7 @@ class Sizes:
     turns: int = 7
     in_a_row: int = 20
     iterations: tuple[int, int] = (1000, 15_000)
+    unrolled: tuple[int, int] = (60, 20)
     networks: int = 5
     judge_steps: int | None = None
     marks: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.6)
@@ -74,6 +76,7 @@ TINY = Sizes(
     turns=2,
     in_a_row=2,
     iterations=(12, 12),
+    unrolled=(4, 2),
     networks=2,
     judge_steps=6,
     marks=(0.0,),

@@ -37,38 +37,6 @@ def methods(read: Read) -> list[str]:
     ]
 
 
-def systems(read: Read) -> list[str]:
-    """All systems on one engine, under one judge, with the same time."""
-    parts = []
-    for dataset, ipc in (("digits", 1), ("digits", 10), ("mnist", 1), ("mnist", 10)):
-        found = read(f"systems_{dataset}_{ipc}")
-        if found is None:
-            continue
-        records = found["records"]
-        names = list(dict.fromkeys(record["method"] for record in records))
-        of = {name: [r for r in records if r["method"] == name] for name in names}
-        budget, seeds = records[0]["budget"], max(len(one) for one in of.values())
-        networks = len(records[0]["accuracies"]["none"])
-        rows = [
-            [name, by_seed({"accuracies": r["accuracies"]["none"]} for r in one),
-             round(fmean(r["iterations"] for r in one)),
-             round(fmean(r["seconds"] for r in one))]
-            for name, one in of.items()
-        ]  # fmt: skip
-        rows.sort(key=lambda row: float(str(row[1]).split()[0]))
-        parts += [
-            f"{NAMES[dataset]}, {ipc} image{'s' if ipc > 1 else ''} per class: {budget:.0f} "
-            f"seconds of one processor for each, compilation not counted; seeds: {seeds}, networks "
-            f"that judge: {networks}.",
-            table(["system", "accuracy", "iterations", "seconds"], rows),
-        ]
-    return ["## All systems (table 2)",
-            "The systems that the paper compares, and real images chosen in seconds, on one "
-            "engine, under one judge, with the same time. A short time favours what converges "
-            "fast. What only chooses images takes no steps, and its seconds have no bound. "
-            "(`benchmarks/systems.py`)", *(parts or [OPEN])]  # fmt: skip
-
-
 def by_seed(records: Iterable[dict[str, Any]]) -> str | None:
     means = [100 * fmean(record["accuracies"]) for record in records]
     return spread(means) if means else None

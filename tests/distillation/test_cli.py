@@ -156,6 +156,58 @@ def test_evaluate_of_several_networks_and_norms_is_a_table(finished, capsys, mon
     assert "vgg11" in (finished / "report.html").read_text()
 
 
+def test_evaluate_by_the_judges_of_the_literature(finished, capsys, monkeypatch):
+    from bilevel_distillation._judging import _reevaluate
+
+    asked = []
+
+    def judge(config, *rest, done):
+        asked.append(config.evaluation)
+        return [len(asked) / 10]
+
+    monkeypatch.setattr(_reevaluate, "judge", judge)
+    both = ["--judge", "paper", "wide-instance", "--labels", "soft", "hard"]
+    main(["evaluate", str(finished), *both, "--no-baseline", "--repeats", "1"])
+    said = capsys.readouterr().out
+    assert [(one.norm, one.doubling, one.width, one.labels) for one in asked] == [
+        ("none", True, 128, "soft"), ("none", True, 128, "hard"),
+        ("instance", False, 128, "soft"), ("instance", False, 128, "hard"),
+    ]  # fmt: skip
+    kept = json.loads((finished / "evaluations.json").read_text())
+    named = [row for row in kept if "judge" in row]
+    assert [(row["judge"], row.get("labels"), row["distilled"]) for row in named] == [
+        ("paper", None, [0.1]), ("paper", "hard", [0.2]),
+        ("wide-instance", None, [0.3]), ("wide-instance", "hard", [0.4]),
+    ]  # fmt: skip
+    assert "wide-instance" in said and "made in" in said and "MB" in said
+    main(["evaluate", str(finished), "--recipe", "common", "own", "--no-baseline"])
+    sentence = refused(capsys, "evaluate", finished, "--judge", "paper", "--norm", "batch")
+    assert "brings its own network: leave one of the two out" in sentence
+    sentence = refused(capsys, "evaluate", finished, "--judge", "mine")
+    assert "--judge" in sentence
+
+
+def test_evaluate_of_several_sets_selects_by_held_out_images(finished, capsys, monkeypatch):
+    from bilevel_distillation._judging import _reevaluate
+
+    copy = finished / "dataset"
+    found = iter([(0.9, 0.3), (0.1, 0.8)])
+    watched_by = []
+
+    def judge(config, held, distilled, *, done, watched, noted):
+        test, held_out = next(found)
+        watched_by.append(len(watched.labels))
+        noted(held_out)
+        return [test]
+
+    monkeypatch.setattr(_reevaluate, "judge", judge)
+    main(["evaluate", str(finished), "--also", str(copy), "--select", "--no-baseline"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "best on held-out" in line]
+    (line,) = lines
+    assert "80.0" in line and "10.0" in line and "90.0" not in line
+    assert len(set(watched_by)) == 1 and len(watched_by) == 2
+
+
 def test_evaluate_by_another_network(finished, capsys):
     kind = ["--network", "alexnet", "--norm", "batch", "--width", "2", "--augment"]
     main(["evaluate", str(finished), *kind, "--repeats", "1", "--steps", "1", "--no-baseline"])

@@ -92,7 +92,7 @@ def test_presets(dataset, shape, expected):
     assert {name: getattr(found, name) for name in expected} == expected
     still_open = {f.name for f in fields(found) if getattr(found, f.name) is None}
     assert still_open <= {"microbatch", "n_subset", "image_column", "label_column", "train_split",
-                          "test_split", "resolution", "samples"}  # fmt: skip
+                          "test_split", "resolution", "samples", "held_out"}  # fmt: skip
 
 
 def test_the_paper_takes_fewer_iterations_for_more_images():
@@ -159,6 +159,11 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
     ]
     with pytest.raises(TypeError, match="unexpected keyword argument 'wdith'"):
         EvaluateConfig(WHERE, wdith=8)
+    both = EvaluateConfig(WHERE, judge=("paper", "wide-instance"), labels=("soft", "hard"), width=8)
+    assert both.evaluations() == [
+        EvaluationConfig(judge=judge, labels=labels, width=8)
+        for judge in ("paper", "wide-instance") for labels in ("soft", "hard")
+    ]  # fmt: skip
     assert EvaluateConfig(WHERE).evaluations() == [EvaluationConfig()]
     one = EvaluationConfig(network="vgg11", norm="batch", steps=7)
     assert EvaluateConfig(WHERE, evaluation=one).evaluations() == [one]
@@ -175,6 +180,16 @@ def test_an_evaluation_is_one_for_each_network_with_each_normalisation():
         (lambda: EvaluationConfig(learning_rate=0.0), "evaluation.learning_rate=0.0 is not posi"),
         (lambda: EvaluationConfig(width=0), "evaluation.width=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, network=()), "network=() names none: give e.g. convnet."),
+        (
+            lambda: EvaluateConfig(WHERE, judge=("paper",), norm=("batch",)),
+            "norm='batch' beside judge='paper', which brings its own network: leave one",
+        ),
+        (lambda: EvaluateConfig(WHERE, recipe=()), "recipe=() names none: give e.g. common."),
+        (
+            lambda: EvaluationConfig(judge="paper", network="vgg11"),
+            "evaluation.network='vgg11' is not that of evaluation.judge='paper': leave",
+        ),
+        (lambda: RunConfig(held_out=0), "held_out=0 is too small: give 1 or more."),
         (lambda: EvaluateConfig(WHERE, full_steps=0), "full_steps=0 is too small: give 1 or more."),
         (lambda: RunConfig(rtol=-1.0), "rtol=-1.0 is not positive"),
         (lambda: RunConfig(n_subset=0), "n_subset=0 is too small"),

@@ -73,5 +73,5 @@ def test_what_rounds_in_another_way_is_refused(settings, tmp_path, monkeypatch):
 def test_a_setting_that_was_added_since_and_is_asked_for_is_another(tmp_path, monkeypatch):
     config = replace(TINY, out=tmp_path / "run")
     begin(config, monkeypatch)
-    with pytest.raises(ValueError, match=r"other settings \(coreset_optimiser is 'adabelief' there"):
+    with pytest.raises(ValueError, match=r"settings \(coreset_optimiser is 'adabelief' there"):
         run(replace(config, coreset_optimiser="adam"))

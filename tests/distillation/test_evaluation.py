@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from bilevel_distillation import DistilledSet, EvaluationConfig, RunConfig, augment, judge, resolve
-from bilevel_distillation._judging import _judge
+from bilevel_distillation._judging import _evaluation, _judge
 from bilevel_distillation._judging._evaluation import accuracy, evaluate, schedule, train_network
 from bilevel_distillation._judging._judge import Held
 from bilevel_distillation._problem._losses import squared_error
@@ -196,3 +196,76 @@ def test_networks_that_judge_are_those_asked_for(given):
         assert (type(network).__name__, weight.shape[-1], type(norm).__name__) == what
     judge(resolve(RunConfig(), (8, 8, 1)), held, distilled, make_network=make_network)
     assert calls[-1][4] is make_network
+
+
+def test_selection_keeps_the_first_best_moment_on_watched_images(digits, monkeypatch):
+    """Held-out accuracies are made to rise and fall: what is kept is the network of their peak."""
+    images, labels, watched, classes = digits
+    config = replace(SHORT, steps=20, select=True)
+    seen, found = [], iter([0.1, 0.4, 0.9, 0.9, 0.2, 0.3, 0.8, 0.1, 0.0, 0.5])
+
+    def told(network, *rows):
+        seen.append(network)
+        return jnp.asarray(next(found))
+
+    monkeypatch.setattr(_evaluation, "accuracy", told)
+    key = jax.random.key(0)
+    kept = train_network(images, labels, make_network, config, key, (watched, classes))
+    assert len(seen) == 10
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(seen[2]), strict=True):
+        assert np.array_equal(a, b)
+    monkeypatch.undo()
+    last = train_network(images, labels, make_network, replace(config, select=False), key)
+    assert np.array_equal(last.head.weight, seen[-1].head.weight)
+    assert not np.array_equal(kept.head.weight, last.head.weight)
+
+
+def test_selection_asks_test_images_once_for_each_network(digits, monkeypatch):
+    images, labels, test, classes = digits
+    asked, noted = [], []
+    plain = _evaluation.accuracy
+    monkeypatch.setattr(
+        _evaluation, "accuracy", lambda net, x, y: asked.append(len(x)) or plain(net, x, y)
+    )
+    config = replace(SHORT, steps=10, select=True)
+    watched = (test[:7], classes[:7])
+    found = evaluate(images, labels, test, classes, make_network, config, jax.random.key(0),
+                     watched=watched, noted=noted.append)  # fmt: skip
+    assert asked.count(len(test)) == len(found) == len(noted) == 2 and set(asked) == {7, len(test)}
+    with pytest.raises(ValueError, match="select=True needs held-out training images"):
+        evaluate(images, labels, test, classes, make_network, config, jax.random.key(0))
+
+
+def test_training_by_descent_takes_the_steps_of_its_recipe(digits):
+    images, labels, *_ = digits
+    config = replace(SHORT, steps=4, learning_rate=0.1, optimiser="sgd", loss="cross-entropy")
+    key = jax.random.key(0)
+    found = train_network(images, labels, make_network, config, key)
+    network = make_network(jax.random.split(key)[0])
+    weights, rest = eqx.partition(network, eqx.is_inexact_array)
+    momentum = jax.tree.map(jnp.zeros_like, weights)
+
+    def loss(weights):
+        logits = jax.nn.log_softmax(eqx.combine(weights, rest)(images))
+        return -jnp.mean(jnp.sum((labels + 0.1) * logits, 1))
+
+    for rate in (0.1, 0.1, 0.01, 0.01):
+        grad = jax.tree.map(lambda g, w: g + 5e-4 * w, jax.grad(loss)(weights), weights)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grad)
+        weights = jax.tree.map(lambda w, m, rate=rate: w - rate * m, weights, momentum)
+    np.testing.assert_allclose(found.head.weight, weights.head.weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "widths"), [("paper", [4, 8]), ("wide-instance", [4, 4])])
+def test_the_judges_of_the_literature(name, widths, given):
+    distilled, held, calls = given
+    config = RunConfig(norm="layer", width=7, depth=2, evaluation=EvaluationConfig(judge=name))
+    resolved = resolve(config, (8, 8, 1)).evaluation
+    assert resolved.width == 128 and resolved.norm == ("none" if name == "paper" else "instance")
+    narrow = replace(config, evaluation=EvaluationConfig(judge=name, width=4))
+    judge(resolve(narrow, (8, 8, 1)), held, distilled)
+    network = eqx.filter_eval_shape(calls[-1][4], jax.random.key(0))
+    assert [layer.weight.shape[-1] for layer in network.layers] == widths
+    assert type(network.norms[0]).__name__ == ("Identity" if name == "paper" else "GroupNorm")
+    again = resolve(resolve(narrow, (8, 8, 1)), (8, 8, 1))  # as a run that goes on reads it
+    assert again.evaluation == resolve(narrow, (8, 8, 1)).evaluation

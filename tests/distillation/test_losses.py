@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_distillation._problem._losses import label_margin, platt_loss, squared_error
+from bilevel_distillation._problem._losses import (
+    label_margin,
+    platt_loss,
+    shares,
+    soft_cross_entropy,
+    squared_error,
+)
 
 
 @pytest.fixture
@@ -45,3 +51,16 @@ def test_label_margin_is_the_mean_of_clipped_gaps(x64):
         [[0.5, 0.2, -0.3, 0.1], [0.0, 0.1, 0.15, -2.0], [1.0, 0.0, 1.0, 0.0], [-1.0, -0.9, -3, -4]]
     )
     assert float(label_margin(labels)) == pytest.approx((0.125 + 0.05 + 0 + 0.1) / 4, rel=1e-12)
+
+
+def test_soft_labels_become_shares_of_one(outputs):
+    predictions, targets = outputs
+    for centred in (targets - 0.25, targets):
+        np.testing.assert_allclose(shares(jnp.asarray(centred)), targets, atol=1e-12)
+    soft = np.array([[0.5, 0.3, -0.2, -0.6]])
+    np.testing.assert_allclose(
+        shares(jnp.asarray(soft)), [[0.75, 0.55, 0.05, 0]] / np.float64(1.35)
+    )
+    found = soft_cross_entropy(jnp.asarray(predictions), jnp.asarray(targets - 0.25))
+    expected = -np.mean(np.log(np.exp(predictions[targets == 1]) / np.exp(predictions).sum(1)))
+    assert float(found) == pytest.approx(expected, rel=1e-12)

@@ -170,7 +170,8 @@ def test_a_rehearsal_in_small(data, tmp_path):
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "on_a_gpu.py"), "--rehearse", "--data", str(data),
-         "--out", str(out), "--stages", "speed_mnist_1", "accuracy_cifar10_1"],
+         "--out", str(out), "--stages", "speed_mnist_1", "accuracy_cifar10_1",
+         "systems_cifar10_10"],
         capture_output=True, text=True, env=os.environ | {"HF_HOME": str(tmp_path / "cache")},
     )  # fmt: skip
     ends = json.loads((out / "gpu_stages.json").read_text())
@@ -184,4 +185,10 @@ def test_a_rehearsal_in_small(data, tmp_path):
     assert found["compilations of the last judge"] == [] and len(found["curve"]) > 1
     with np.load(out / "distilled_cifar10_1.npz") as distilled:
         assert distilled["images"].shape == (10, 8, 8, 3)
-    assert len(list(out.iterdir())) <= 8
+    assert ends["systems_cifar10_10"]["how"] == "done", (out / "log.txt").read_text()
+    systems = json.loads((out / "gpu_systems.json").read_text())["cifar10/10"]
+    assert list(systems) == ["random", "dm", "kip", "frepo", "bptt", "rcig"]
+    for method, one in systems.items():
+        assert len(one["accuracies"]) == 2 and one["peak, bytes"] > 0
+        assert one["iterations"] == (0 if method == "random" else 12)
+    assert len(list(out.iterdir())) <= 9

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bilevel_distillation import Accuracies, AttackedNetwork, AttackResults, AttackSettings
-from bilevel_distillation._artifacts import TRAINED_ON, RunFolder
+from bilevel_distillation._artifacts import TRAINED_ON, Judges, RunFolder
 from bilevel_distillation._judging import Evaluation, Ranking
 
 BEFORE = {
@@ -36,7 +36,8 @@ def folder(tmp_path):
 def test_files_of_before_are_read(folder):
     assert folder.read_results() == Accuracies((0.5, 0.75), (0.25,))
     assert folder.read_evaluations() == {
-        ("convnet", "none"): Accuracies((0.5,)), ("vgg11", "batch"): Accuracies((1.0,), (0.0,)),
+        Judges("convnet", "none"): Accuracies((0.5,)),
+        Judges("vgg11", "batch"): Accuracies((1.0,), (0.0,)),
     }  # fmt: skip
     found = folder.read_attack()
     assert found is not None and found.settings.members == 8 and found.real_data == ()
@@ -60,6 +61,20 @@ def test_an_evaluation_takes_the_place_of_the_one_of_the_same_network(folder):
         BEFORE["evaluations.json"][1],
         {"network": "vgg11", "norm": "none", "distilled": [0.1]},
     ]
+
+
+def test_judges_labels_and_recipes_are_evaluations_of_their_own(folder):
+    named = Judges("convnet", "none", "paper", "hard", "own", True)
+    folder.keep_evaluations({("convnet", "none"): Accuracies((0.9,)), named: Accuracies((0.1,))})
+    assert json.loads(folder.evaluations.read_text())[::2] == [
+        {"network": "convnet", "norm": "none", "distilled": [0.9]},
+        {"network": "convnet", "norm": "none", "judge": "paper", "labels": "hard", "recipe": "own",
+         "select": True, "distilled": [0.1]},
+    ]  # fmt: skip
+    assert folder.read_evaluations()[named] == Accuracies((0.1,))
+    assert str(named) == (
+        "convnet, norm: none, judge: paper, hard labels, own recipe, selected on held-out images"
+    )
 
 
 def test_an_attack_grows_network_by_network():
@@ -88,6 +103,7 @@ def test_an_evaluation_writes_itself():
         ("results.json", {"distilled": [1.0], "random_subset": []}, "random_subset is no list"),
         ("evaluations.json", {}, "it is no list"),
         ("evaluations.json", [{"network": 1, "norm": "none", "distilled": [1.0]}], "names no net"),
+        ("evaluations.json", [BEFORE["evaluations.json"][0] | {"judge": 3}], "what is no word"),
         ("attack.json", BEFORE["attack.json"] | {"settings": {"members": "all"}}, "members is no"),
         ("attack.json", BEFORE["attack.json"] | {"real_data": None}, "real_data is no list"),
         ("attack.json", BEFORE["attack.json"] | {"real_data": [{"test_accuracy": 0.5, "auc": {}}]},

@@ -10,7 +10,18 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel_distillation import BPTT, DC, DM, DSA, KIP, MTT, RFAD, Coreset
+from bilevel_distillation import (
+    BPTT,
+    DC,
+    DM,
+    DSA,
+    KIP,
+    METHODS,
+    MTT,
+    RFAD,
+    Coreset,
+    EvaluationConfig,
+)
 from bilevel_distillation.engine import Batch
 from bilevel_distillation.networks import ConvNet, is_parameter, smooth_relu
 
@@ -236,3 +247,17 @@ def test_mtt_differentiates_where_training_leads(remat, coreset, batch, prepared
 def test_a_window_longer_than_the_training_is_said():
     with pytest.raises(ValueError, match="window=60 is longer than inner_steps=50: give at most"):
         BPTT(inner_steps=50)
+
+
+def test_the_recipes_of_their_authors_are_settings_of_a_judge():
+    for name, kind in METHODS.items():
+        recipe = kind.own_recipe(300)
+        own = replace(EvaluationConfig(), **recipe)
+        if name in ("dm", "dsa", "mtt", "dc"):
+            assert own.optimiser == "sgd" and own.loss == "cross-entropy"
+            assert own.steps == 2 * (300 if name == "dc" else 1000)  # batches of 256
+            assert own.augment == (name != "dc") and own.learning_rate == 1e-2
+        elif name == "bptt":
+            assert own.learning_rate == 1e-3 and own.loss == "cross-entropy"
+        else:
+            assert own == EvaluationConfig()

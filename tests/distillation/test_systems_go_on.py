@@ -12,7 +12,7 @@ import pytest
 from bilevel_distillation import Distillation, EvaluationConfig, Reporter, RunConfig, run
 from bilevel_distillation._artifacts import Checkpoints, find_prepared
 from bilevel_distillation._config._types import METHOD_NAMES
-from bilevel_distillation._methods import METHODS
+from bilevel_distillation._methods import METHODS, _experts
 from bilevel_distillation.data import ImageData
 from bilevel_distillation.engine import estimate, meta_step
 
@@ -128,9 +128,17 @@ def test_trajectories_are_trained_once_for_all_runs_of_the_same_data(tmp_path):
     assert find_prepared(alone, known) is None and (alone / "damaged" / "prepared.npz").exists()
 
 
-def test_a_dry_run_trains_none():
+def test_a_dry_run_trains_none_and_tells_what_they_take(monkeypatch):
+    monkeypatch.setattr(_experts, "train_experts", None)
     found = estimate(DIGITS)
     assert found.iterations == 4 and found.seconds > 0
+    assert found.preparation is not None and found.preparation > 0
+    few = estimate(replace(DIGITS, trajectories=4))
+    parameters = found.prepared / (2 * 3 * 4)  # 2 trajectories of 2 epochs, float32
+    assert few.prepared == 2 * found.prepared and parameters == int(parameters)
+    assert few.resident - found.resident == found.prepared
+    assert "for what the method prepares once" in str(found)
+    assert estimate(replace(DIGITS, method="dm")).preparation == 0
 
 
 def test_what_cannot_work_is_said_at_once(data):

@@ -158,21 +158,32 @@ def _sweep(command: Any, console: Console) -> None:
 def _evaluate(command: Any, console: Console) -> None:
     from .._artifacts import RunFolder
     from .._judging import reevaluate
-    from ._console import ConsoleReporter, architectures_table, ranking_table, results_table
+    from ._console import (
+        ConsoleReporter,
+        architectures_table,
+        ranking_table,
+        results_table,
+        sets_table,
+    )
 
     asked = command.config()
     with ConsoleReporter(console) as reporter:
         evaluations = reevaluate(asked, reporter)
     name = asked.path.resolve().name
-    several = len(evaluations) > 1
+    several = len(evaluations) > 1 or bool(asked.judge)
     if several:
         console.print(architectures_table(evaluations, name))
         folder = RunFolder(asked.path)
-        if folder.config.exists():
-            folder.keep_evaluations({(e.network, e.norm): e.accuracies for e in evaluations})
+        if folder.config.exists() and not asked.also:
+            folder.keep_evaluations({e.judges: e.accuracies for e in evaluations})
             _say(console, f"kept for the run's page: {folder.evaluations}")
     else:
         console.print(results_table(evaluations[0].accuracies, name))
+    if asked.also or asked.evaluation.select:
+        console.print(sets_table(evaluations))
+    for one in evaluations[0].sets:
+        if one.cost is not None:
+            _say(console, f"made in {one.cost}: {one.path}")
     for one in evaluations:
         if one.ranking is not None:
             pair = f", {one.network}, norm {one.norm}" if several else ""

@@ -17,8 +17,8 @@ from .._config import AttackConfig, EvaluateConfig, EvaluationConfig, RunConfig
 
 Path_ = Annotated[Path, tyro.conf.Positional]
 
-DATA = ("dataset", "samples", "resolution", "zca", "flip", "image_column", "label_column",
-        "train_split", "test_split")  # fmt: skip
+DATA = ("dataset", "samples", "held_out", "resolution", "zca", "flip", "image_column",
+        "label_column", "train_split", "test_split")  # fmt: skip
 SOLVE = ("solve", "linear_solver", "rtol", "adjoint_rtol", "cg_max_steps", "adam_steps",
          "ridge_rate", "float64", "n_subset", "clip_implicit")  # fmt: skip
 NETWORK = ("width", "depth", "padding", "norm", "smooth", "pool_size", "pool_rate", "pool_steps",
@@ -162,7 +162,7 @@ class _Evaluate:
         given = dict(vars(getattr(self, "set"))) | dict(vars(getattr(self, "ranking")))  # noqa: B009
         recipe = _recipe(vars(getattr(self, "judge")))  # noqa: B009
         return EvaluateConfig(
-            **given, **{name: recipe.pop(name) for name in ("network", "norm", "depth", "seed")},
+            **given, **{name: recipe.pop(name) for name in _OF_NETWORKS},
             evaluation=_Plain(**recipe),
         )  # fmt: skip
 
@@ -177,9 +177,9 @@ class _Plain(EvaluationConfig):
     prefix = ""
 
 
-_OF_SET = ("path", "dataset", "padding", "flip", "zca")
+_OF_SET = ("path", "also", "dataset", "padding", "flip", "zca")
 _OF_RANKING = ("baseline", "ranking", "full_steps")
-_OF_NETWORKS = ("network", "norm", "depth", "seed")
+_OF_NETWORKS = ("judge", "network", "norm", "depth", "labels", "recipe", "seed")
 
 
 def _judge() -> type:
@@ -308,6 +308,8 @@ EXAMPLES = {
         ("bilevel-distill evaluate runs/digits", "as the run was judged"),
         ("bilevel-distill evaluate runs/digits --network convnet resnet18 --norm none batch",
          "a table of networks"),
+        ("bilevel-distill evaluate runs/digits --judge paper wide-instance --labels soft hard",
+         "the two networks of the literature"),
         ("bilevel-distill evaluate set.npz --dataset cifar10", "a set made elsewhere"),
     ],
     "attack": [

@@ -16,7 +16,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .._artifacts import TRAINED_ON, Accuracies, AttackResults, in_words, percent, spread
+from .._artifacts import (
+    TRAINED_ON,
+    Accuracies,
+    AttackResults,
+    Judges,
+    in_words,
+    percent,
+    spread,
+)
 from .._judging import Evaluation, Ranking
 from .._running import Reporter
 from ._swept import SweptSetting
@@ -103,9 +111,14 @@ def results_table(results: Accuracies, title: str) -> Table:
 
 
 def architectures_table(evaluations: Sequence[Evaluation], title: str) -> Table:
-    """One row for each network with its normalisation; accuracies in percent."""
+    """One row for each network with its normalisation, labels and recipe; accuracies in percent."""
     table = Table(title=Text(title), title_justify="left")
-    for name in ("network", "norm"):
+    usual = Judges("", "")
+    names = ["network", "norm", *(
+        name for name in ("judge", "labels", "recipe")
+        if any(getattr(one.judges, name) != getattr(usual, name) for one in evaluations)
+    )]  # fmt: skip
+    for name in names:
         table.add_column(name)
     first = evaluations[0].accuracies
     shown = {kind: name for kind, name in _KINDS.items() if getattr(first, kind) is not None}
@@ -114,7 +127,25 @@ def architectures_table(evaluations: Sequence[Evaluation], title: str) -> Table:
     table.add_column("networks", justify="right")
     for one in evaluations:
         found = [percent(getattr(one.accuracies, kind)) for kind in shown]
-        table.add_row(one.network, one.norm, *found, str(len(one.accuracies.distilled)))
+        kind = (str(getattr(one.judges, name) or "") for name in names)
+        table.add_row(*kind, *found, str(len(one.accuracies.distilled)))
+    return table
+
+
+def sets_table(evaluations: Sequence[Evaluation]) -> Table:
+    """A row for each set and each kind of judges; which is best on held-out training images."""
+    table = Table(title=Text("set by set"), title_justify="left")
+    for name in ("set", "judged by"):
+        table.add_column(name)
+    for name in ("held-out images", "test accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in evaluations:
+        best = one.best
+        for of in one.sets:
+            held_out = "" if of.held_out is None else percent(of.held_out)
+            mark = "best on held-out images" if of is best and len(one.sets) > 1 else ""
+            table.add_row(Text(of.path), str(one.judges), held_out, percent(of.distilled), mark)
     return table
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from .._artifacts import Accuracies, Checkpoints, DistilledSet, RunFolder, Snapshot, moments
 from .._config import RunConfig
-from .._engine import Distillation, Diverged, Metrics, State, load_data
-from .._judging import Held, hold, judge, judge_random_subsets
+from .._engine import Distillation, Diverged, Metrics, State, load_parts
+from .._judging import Held, hold, hold_watched, judge, judge_random_subsets
 from .._running import Quiet, from_first, in_any, is_first, make_mesh
 from .._running import Reporter as Reporter
 from ..data import PRESETS, check_apart
@@ -22,6 +22,9 @@ from ._prepare import prepare
 from ._signals import Signals
 
 FLUSH_EVERY = 20
+
+Seen = tuple[Held, Held | None]
+"""Test images, and the held-out training images by which a judge selects, if it does."""
 
 
 class Interrupted(Exception):
@@ -61,7 +64,7 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
     if config.dataset not in ("digits", *PRESETS):
         check_apart(config.dataset, config.out)
     make_mesh(config.devices)  # refuses more than there are, before data are loaded
-    preprocessor, data = from_first(folder.open), load_data(config)
+    preprocessor, (data, apart) = from_first(folder.open), load_parts(config)
     if preprocessor is not None and preprocessor.image_shape != data.image_shape:
         preprocessor = None  # of other settings or data, which is said below
     begun = from_first(folder.read_beginning)
@@ -86,14 +89,16 @@ def _run(config: RunConfig, folder: RunFolder, reporter: Reporter) -> Accuracies
             _complete(folder, distilled, results, reporter)
         return results
     _say_of_mirrors(config, distillation, reporter)
-    held = hold(distillation.data, distillation.preprocessor)
+    fitted = distillation.preprocessor
+    held = hold(distillation.data, fitted)
+    watched = hold_watched(distillation.config, distillation.data, apart, fitted)
     if distilled is None:
-        _distil(distillation, held, folder, reporter, is_judged=results is not None)
+        _distil(distillation, (held, watched), folder, reporter, is_judged=results is not None)
         distilled = distillation.distilled()
         if is_first():
             folder.keep_distilled(distilled)
     if results is None:
-        results = _judge(distillation, held, distilled, reporter)
+        results = _judge(distillation, held, watched, distilled, reporter)
 
     def end() -> Accuracies:
         folder.keep_results(results)
@@ -124,7 +129,7 @@ def _complete(
 
 def _distil(
     distillation: Distillation,
-    held: Held,
+    held: Seen,
     folder: RunFolder,
     reporter: Reporter,
     is_judged: bool,
@@ -217,7 +222,7 @@ def _start(distillation, held, folder: RunFolder, reporter: Reporter) -> None:
 
 def _iterate(
     distillation: Distillation,
-    held: Held,
+    held: Seen,
     folder: RunFolder,
     checkpoints: Checkpoints | None,
     reporter: Reporter,
@@ -298,11 +303,13 @@ def _flush(pending, folder: RunFolder, reporter: Reporter, sync: bool) -> None:
     reporter.advance(len(records), **shown)
 
 
-def _measure(distillation: Distillation, held: Held, folder: RunFolder) -> None:
+def _measure(distillation: Distillation, held: Seen, folder: RunFolder) -> None:
     """One network trained on the current average, for the learning curve."""
     config = distillation.config
     one = replace(config, evaluation=replace(config.evaluation, repeats=1))
-    (accuracy,) = judge(one, held, distillation.distilled(), seed=distillation.iteration)
+    (accuracy,) = judge(
+        one, held[0], distillation.distilled(), seed=distillation.iteration, watched=held[1]
+    )
     record = {"iteration": distillation.iteration, "seconds": round(distillation.seconds, 3)}
     if is_first():
         folder.append_metrics([record | {"test_accuracy": accuracy}])
@@ -315,7 +322,11 @@ def _keep_snapshot(distillation: Distillation, folder: RunFolder) -> None:
 
 
 def _judge(
-    distillation: Distillation, held: Held, distilled: DistilledSet, reporter: Reporter
+    distillation: Distillation,
+    held: Held,
+    watched: Held | None,
+    distilled: DistilledSet,
+    reporter: Reporter,
 ) -> Accuracies:
     config, data = distillation.config, distillation.data
     reporter.begin("evaluating", config.evaluation.repeats, 0)
@@ -323,9 +334,9 @@ def _judge(
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
-    accuracies = judge(config, held, distilled, done=done)
+    accuracies = judge(config, held, distilled, done=done, watched=watched)
     reporter.end()
     reporter.begin("the baseline, random images", config.evaluation.repeats, 0)
-    of_subsets = judge_random_subsets(config, data, held, distilled, done=done)
+    of_subsets = judge_random_subsets(config, data, held, distilled, done=done, watched=watched)
     reporter.end()
     return Accuracies(tuple(accuracies), tuple(of_subsets))

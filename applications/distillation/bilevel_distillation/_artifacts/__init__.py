@@ -50,6 +50,7 @@ from ._reading import parse_json as parse_json
 from ._reading import read_bytes as read_bytes
 from ._reading import sha256_of as sha256_of
 from ._results import Accuracies as Accuracies
+from ._results import Judges as Judges
 from ._shown import lines as lines
 from ._shown import table as table
 from ._sums import Sums as Sums

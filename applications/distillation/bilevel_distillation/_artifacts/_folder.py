@@ -224,10 +224,10 @@ class RunFolder:
     def read_distilled(self) -> DistilledSet:
         return DistilledSet.load_npz(self.distilled)
 
-    def keep_evaluations(self, evaluations: Mapping[Judges, Accuracies]) -> None:
-        """Accuracies of networks with their normalisations; a pair replaces itself."""
+    def keep_evaluations(self, evaluations: Mapping[tuple, Accuracies]) -> None:
+        """Accuracies by `Judges`, or by their first fields; the same ones replace themselves."""
         with FileLock(self.path / ".evaluations.lock"):
-            held = {**self.read_evaluations(), **evaluations}
+            held = self.read_evaluations() | {Judges(*k): v for k, v in evaluations.items()}
             self.write_json(self.evaluations, evaluations_to_json(held))
 
     def read_evaluations(self) -> dict[Judges, Accuracies]:

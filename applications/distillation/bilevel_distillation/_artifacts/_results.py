@@ -1,7 +1,8 @@
 """What a run and its evaluations found, and how a file holds it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._reading import finite
 from ._shown import ACCURACIES, accuracy_rows, lines, table
@@ -54,16 +55,47 @@ def _accuracies(name: str, found: Any) -> tuple[float, ...]:
     return accuracies
 
 
-Judges = tuple[str, str]
-"""A network's name and its normalisation."""
+class Judges(NamedTuple):
+    """Which networks judged, and how they were trained.
+
+    Attributes:
+        network: their name.
+        norm: their normalisation.
+        judge: the name of the two in the literature, if they were asked for by it.
+        labels: soft or hard.
+        recipe: common, or own.
+        select: whether held-out training images said when a training was to end.
+    """
+
+    network: str
+    norm: str
+    judge: str | None = None
+    labels: str = "soft"
+    recipe: str = "common"
+    select: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join([self.network, f"norm: {self.norm}", *self.further])
+
+    @property
+    def further(self) -> list[str]:
+        """What is not as usual, in words."""
+        return [
+            *([f"judge: {self.judge}"] if self.judge else []),
+            *([f"{self.labels} labels"] if self.labels != "soft" else []),
+            *([f"{self.recipe} recipe"] if self.recipe != "common" else []),
+            *(["selected on held-out images"] if self.select else []),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What is not as usual is left out."""
+        usual = Judges("", "")
+        return {n: v for n, v in self._asdict().items() if v != getattr(usual, n)}
 
 
-def evaluations_to_json(evaluations: dict[Judges, Accuracies]) -> list[dict[str, Any]]:
+def evaluations_to_json(evaluations: Mapping[Judges, Accuracies]) -> list[dict[str, Any]]:
     """As `evaluations.json` holds them."""
-    return [
-        {"network": network, "norm": norm} | accuracies.to_json()
-        for (network, norm), accuracies in evaluations.items()
-    ]
+    return [judges.to_json() | accuracies.to_json() for judges, accuracies in evaluations.items()]
 
 
 def evaluations_from_json(rows: Any) -> dict[Judges, Accuracies]:
@@ -74,7 +106,9 @@ def evaluations_from_json(rows: Any) -> dict[Judges, Accuracies]:
 
 def _evaluation(row: Any) -> tuple[Judges, Accuracies]:
     accuracies = Accuracies.from_json(row)
-    network, norm = row["network"], row["norm"]
-    if not isinstance(network, str) or not isinstance(norm, str):
+    judges = Judges(**{name: row[name] for name in Judges._fields if name in row})
+    if not isinstance(judges.network, str) or not isinstance(judges.norm, str):
         raise ValueError("an evaluation names no network")
-    return (network, norm), accuracies
+    if not all(isinstance(one, str | bool | None) for one in judges):
+        raise ValueError("an evaluation says of its judges what is no word")
+    return judges, accuracies

@@ -11,3 +11,4 @@ from ._tools import EvaluateConfig as EvaluateConfig
 from ._types import INITS as INITS
 from ._types import Optimiser as Optimiser
 from ._types import Storage as Storage
+from ._types import Trainer as Trainer

@@ -32,8 +32,10 @@ def resolve(
     filled |= of_method
     given = {name: value for name, value in filled.items() if getattr(config, name) is None}
     config = replace(config, **given)
-    evaluation = config.evaluation
+    evaluation = config.evaluation.with_judge()
     rate = 3e-4 if evaluation.network == "resnet18" else 1e-4
+    if evaluation.optimiser == "sgd":
+        rate = 1e-2
     evaluation = replace(
         evaluation,
         steps=evaluation.steps or (1000 if config.ipc * classes <= 10 else 2000),

@@ -107,6 +107,8 @@ class RunConfig:
         label_column: its column of labels.
         train_split: its split to distil.
         test_split: its split to evaluate on.
+        held_out: so many training images, class-balanced and the same in every run of the data set,
+            are kept from distillation, for what is selected by `evaluation.select`.
         samples: only so many training images, a class-balanced part drawn from the seed, are seen.
         resolution: resize and crop images to this many pixels.
         evaluation: how the result is judged.
@@ -165,6 +167,7 @@ class RunConfig:
     label_column: Found[str] = None
     train_split: Found[str] = None
     test_split: Found[str] = None
+    held_out: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
     samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = None
     resolution: Annotated[
         int | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")
@@ -179,8 +182,8 @@ class RunConfig:
             if getattr(self, name) is not None:
                 one_of(name, getattr(self, name), known)
         for name in ("ipc", "adam_steps", "cg_max_steps", "curve_points", "batch_size", "width",
-                     "depth", "microbatch", "resolution", "n_subset", "samples", "pool_size",
-                     "pool_steps", "pool_max_steps", "inner_steps", "window", "networks",
+                     "depth", "microbatch", "resolution", "n_subset", "held_out", "samples",
+                     "pool_size", "pool_steps", "pool_max_steps", "inner_steps", "window", "networks",
                      "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))

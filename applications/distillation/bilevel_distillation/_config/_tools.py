@@ -9,7 +9,7 @@ import tyro
 from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, not_negative, one_of
 from ._evaluation import EvaluationConfig
-from ._types import AsDistilled, Network, Open
+from ._types import AsDistilled, JudgeName, LabelName, Network, Open, RecipeName
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class EvaluateConfig:
         network: convnet, resnet18, vgg11, alexnet, a class of your own, package.module:Class, or
             several of them.
         norm: their normalisation, or several: none, batch, instance, group, layer.
+        judge: in place of network and norm, one or both of those by which the literature judges:
+            paper (a ConvNet whose width doubles at each layer, without normalisation) and
+            wide-instance (128 channels in each layer, instance normalisation).
+        labels: that they are trained on, one or both: soft (those of the set), or hard (one-hot at
+            the largest of them, centred).
+        recipe: by which they are trained, one or both: common (the settings here, which are those
+            of the RCIG paper) or own (that of the method which made the set, where it has one).
+        also: further sets of the same data, such as those of other seeds: mean and deviation are
+            over all sets, and `evaluation.select` chooses the best of them by held-out images.
         evaluation: how all of them are trained; `network` and `norm` come before its own. Its
             settings may also be given as they are: `EvaluateConfig(path, repeats=3, steps=500)`.
         depth: of a ConvNet: convolutions, each halving the image.
@@ -48,6 +57,14 @@ class EvaluateConfig:
     norm: Annotated[
         tuple[NormName, ...], tyro.conf.arg(help_behavior_hint="(default: as distilled)")
     ] = ()
+    judge: Annotated[
+        tuple[JudgeName, ...], tyro.conf.arg(help_behavior_hint="(default: network and norm)")
+    ] = ()
+    labels: Annotated[
+        tuple[LabelName, ...], tyro.conf.arg(help_behavior_hint="(default: soft)")
+    ] = ()
+    recipe: tuple[RecipeName, ...] = ("common",)
+    also: tuple[Path, ...] = ()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     depth: AsDistilled[int] = None
     padding: AsDistilled[int] = None
@@ -75,12 +92,17 @@ class EvaluateConfig:
         ranking: bool = False,
         full_steps: int | None = None,
         seed: int = 0,
-        **recipe: Any,
+        judge: tuple[JudgeName, ...] = (),
+        labels: tuple[LabelName, ...] | LabelName = (),
+        recipe: tuple[RecipeName, ...] = ("common",),
+        also: tuple[Path, ...] = (),
+        **settings: Any,
     ) -> None:
         given = dict(
             path=path, dataset=dataset, network=network, norm=norm, depth=depth, padding=padding,
             flip=flip, zca=zca, baseline=baseline, ranking=ranking, full_steps=full_steps,
-            seed=seed, evaluation=replace(evaluation or EvaluationConfig(), **recipe),
+            seed=seed, judge=_several(judge), labels=_several(labels), recipe=_several(recipe),
+            also=tuple(also), evaluation=replace(evaluation or EvaluationConfig(), **settings),
         )  # fmt: skip
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -91,20 +113,42 @@ class EvaluateConfig:
             raise ValueError("network=() names none: give e.g. convnet.")
         for value in self.network or ():
             check_name("network", value, NETWORKS, GROUP)
-        for value in self.norm:
-            one_of("norm", value, NormName)
+        for name, known in (("norm", NormName), ("judge", JudgeName), ("labels", LabelName),
+                            ("recipe", RecipeName)):  # fmt: skip
+            for value in getattr(self, name):
+                one_of(name, value, known)
+        if not self.recipe:
+            raise ValueError("recipe=() names none: give e.g. common.")
+        if self.judge and (self.network or self.norm):
+            name, (value, *_) = ("network", self.network) if self.network else ("norm", self.norm)
+            raise ValueError(
+                f"{name}={value!r} beside judge={self.judge[0]!r}, which brings its own network: "
+                "leave one of the two out."
+            )
         if self.full_steps is not None:
             at_least_one("full_steps", self.full_steps)
         not_negative("seed", self.seed)
 
     def evaluations(self) -> list[EvaluationConfig]:
-        """One for each network with each normalisation."""
-        shared = vars(self.evaluation)
-        return [
-            EvaluationConfig(**shared | {"network": network, "norm": norm})
-            for network in self.network or (self.evaluation.network,)
-            for norm in self.norm or (self.evaluation.norm,)
+        """One for each judge, or each network with each normalisation, with each kind of labels;
+        by the common recipe.
+        """
+        own, shared = self.evaluation, dict[str, Any](vars(self.evaluation))
+        networks = [dict[str, Any](judge=judge) for judge in self.judge] or [
+            dict[str, Any](network=network, norm=norm)
+            for network in self.network or (own.network,)
+            for norm in self.norm or (own.norm,)
         ]
+        return [
+            EvaluationConfig(**shared | network | dict[str, Any](labels=labels))
+            for network in networks
+            for labels in self.labels or (own.labels,)
+        ]
+
+
+def _several(value: Any) -> Any:
+    """One name as a tuple of one."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Storage = Literal["auto", "floats", "bytes", "host"]
 Devices = int | Literal["all"]
 LabelName = Literal["soft", "hard"]
+JudgeName = Literal["paper", "wide-instance"]
+LossName = Literal["squared", "cross-entropy"]
+Trainer = Literal["adam", "sgd"]
+RecipeName = Literal["common", "own"]
 
 
 def _named(names: Iterable[str]) -> Any:
@@ -40,4 +44,5 @@ Found = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: found by
 ByMethod = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the method)")]
 BySolve = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by solve)")]
 AsDistilled = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: as distilled)")]
+AsAsked = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: network and norm)")]
 ByNetwork = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by the network)")]

@@ -6,7 +6,10 @@ from ._estimate import Estimate as Estimate
 from ._estimate import advise as advise
 from ._estimate import estimate as estimate
 from ._gradient import coreset_gradient as coreset_gradient
+from ._inputs import for_selection as for_selection
 from ._inputs import load_data as load_data
+from ._inputs import load_parts as load_parts
+from ._inputs import own_recipe as own_recipe
 from ._makers import check_judges as check_judges
 from ._makers import check_network as check_network
 from ._makers import judging_maker as judging_maker

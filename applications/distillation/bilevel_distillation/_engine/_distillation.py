@@ -29,6 +29,7 @@ from ._pool import MakeNetwork, take, with_statistics
 from ._provenance import arithmetic, check_arithmetic, made_for, provenance
 from ._rates import tune_rates, watch_rate
 from ._recipe import first_state, make_recipe, what_compiles
+from ._spent import Spent
 from ._state import Draws, Metrics, Recipe, State
 from ._training_data import Training, Transform, choose_storage
 
@@ -45,6 +46,7 @@ class Distillation:
         state: the coreset, its optimiser and average, the pool of networks.
         iteration: meta-iterations done.
         seconds: time spent in them.
+        spent: the same, of all processors together too, and memory at the peak.
 
     Examples:
         >>> from bilevel_distillation import Distillation, RunConfig
@@ -108,7 +110,7 @@ class Distillation:
         self.resident: Training | None = self._keep()
         self._ahead: dict[int, tuple[Training, Draws]] = {}
         self.iteration: int = 0
-        self.seconds: float = 0.0
+        self.spent: Spent = Spent()
         self._courses: list[Any] = []
         self._in_flight: Metrics | None = None
         self._step = meta_step if is_dispatched(self.mesh) else compiled_meta_step
@@ -168,10 +170,14 @@ class Distillation:
         if self.is_prepared:
             return
         began = time.monotonic()
-        if self.recipe.method.takes_steps:
-            found = prepare_once(self, done)
-            self.give_prepared(found, time.monotonic() - began)
-            return
+        with self.spent.once():
+            if self.recipe.method.takes_steps:
+                found = prepare_once(self, done)
+                return self.give_prepared(found, time.monotonic() - began)
+            self._choose()
+        self.preparation_seconds = time.monotonic() - began
+
+    def _choose(self) -> None:
         rows = choose(self)
         images, labels = (
             self.preprocessor(self.data.train_images[rows]),
@@ -181,7 +187,6 @@ class Distillation:
             self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
         )
         self.state, self._is_chosen = spread(self.mesh, state), True
-        self.preparation_seconds = time.monotonic() - began
 
     def give_prepared(self, prepared: Any, seconds: float) -> None:
         """Take what `prepare` made, here or in a run `made_for` the same, in so many seconds."""
@@ -222,7 +227,10 @@ class Distillation:
             Diverged: the loss of the last one that is done is not finite.
         """
         self.prepare()
-        began = time.monotonic()
+        with self.spent.step():
+            return self._take_step()
+
+    def _take_step(self) -> Metrics:
         self._check_loss()
         arguments = self.next_arguments()
         with jax.default_matmul_precision(self.config.precision):
@@ -235,8 +243,11 @@ class Distillation:
             self._courses.append(metrics.course())
             if self.iteration % WATCH_EVERY == 0:
                 self.state = eqx.tree_at(lambda s: s.rates, self.state, self._watched_rates())
-        self.seconds += time.monotonic() - began
         return metrics
+
+    @property
+    def seconds(self) -> float:
+        return self.spent.seconds
 
     def check(self) -> None:
         """Raise where the state is not one to keep: to be called before it is saved or judged.
@@ -277,13 +288,13 @@ class Distillation:
     def notes(self) -> dict[str, Any]:
         """What a checkpoint must hold beside `state`; JSON-able."""
         courses = [list(map(bool, c)) for c in self._courses]
-        return {"seconds": self.seconds, "courses": courses, "arithmetic": arithmetic(self)}
+        return self.spent.to_notes() | {"courses": courses, "arithmetic": arithmetic(self)}
 
     def restore(self, iteration: int, state: State, notes: dict[str, Any]) -> None:
         """Go back to a checkpoint, if its run can go on to the same bits."""
         check_arithmetic(self, iteration, notes)
         self.iteration, self.state = iteration, spread(self.mesh, state)
-        self.seconds, self._courses = notes["seconds"], notes["courses"]
+        self.spent, self._courses = Spent.from_notes(notes), notes["courses"]
         self._in_flight = None
 
     def _watched_rates(self) -> Rates:

@@ -1,7 +1,7 @@
 """What a run will take: memory from its compiled programs, time from its first meta-iterations."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from ..networks import AbstractNetwork
 from ._distillation import Distillation
 from ._inputs import load_data
 from ._meta_step import compiled_meta_step
+from ._once import rehearse_once
 from ._pool import take
 
 KEPT = ("_linearized", "_rows_of")
@@ -53,6 +54,9 @@ class Estimate:
         counted: whether a meta-iteration would have taken so long that its operations were counted
             in place of it; then the figures are rough.
         advice: settings that take minutes, where these take hours.
+        preparation: seconds of what the method does once before (MTT's trajectories), told by a
+            few steps of it; 0 where there is nothing, None where there is and nobody can tell.
+        prepared: bytes of what that makes, which are resident.
     """
 
     iterations: int
@@ -62,15 +66,29 @@ class Estimate:
     resident: int
     counted: bool = False
     advice: str | None = None
+    preparation: float | None = 0.0
+    prepared: int = 0
 
     def __str__(self) -> str:
         rough = ", roughly (counted, not tried)" if self.counted else ""
         advice = f"; {self.advice}" if self.advice else ""
         return (
-            f"{self.iterations:,} meta-iterations of {duration(self.seconds)}{rough}: "
+            f"{self._before()}{self.iterations:,} meta-iterations of "
+            f"{duration(self.seconds)}{rough}: "
             f"{duration(self.compilation + self.iterations * self.seconds)} with compilation, "
             f"without evaluation; at the peak {_size(self.memory)} of memory on a device, "
             f"{_size(self.resident)} of them resident{advice}"
+        )
+
+    def _before(self) -> str:
+        if self.preparation == 0:
+            return ""
+        if self.preparation is None:
+            return "what the method prepares once, whose time is not in these figures; then "
+        return (
+            f"{duration(self.preparation)} for what the method prepares once, "
+            f"{_size(self.prepared)} of memory that stay, and which other runs of the same data "
+            "can use; then "
         )
 
 
@@ -86,17 +104,21 @@ def estimate(config: RunConfig) -> Estimate:
     # It takes as long with the images as they are, and to whiten them may take longer than that.
     plain = Preprocessor.fit(data.train_images, zca=False)
     distillation = Distillation(config, data, plain)
+    before: dict[str, Any] = {}
     if distillation.recipe.method.preparation is not None:
+        before = {"preparation": rehearse_once(distillation)}
         distillation.give_prepared(_stand_in(distillation), 0.0)
-    resident = _bytes((distillation.state, distillation.resident or ()))
+        before["prepared"] = _bytes(distillation.prepared)
+    resident = _bytes((distillation.state, distillation.resident or distillation.prepared))
     if distillation.total == 0:
-        return Estimate(0, 0.0, 0.0, resident, resident)
+        return Estimate(0, 0.0, 0.0, resident, resident, **before)
     network = take(distillation.state.pool, jnp.asarray(0)).network
     expected = 0.0 if distillation.is_one_program else _expected(distillation, network)
     if expected > MOST_EXPECTED:
         held = held_by_one(network, data.image_shape, np.dtype("float32"))
         memory = resident + round(3 * held)
-        return _made(distillation, expected, 0.0, memory, resident, counted=True)
+        found = _made(distillation, expected, 0.0, memory, resident, counted=True)
+        return replace(found, **before)
     distillation.tune()
     began = time.monotonic()
     if distillation.is_one_program:
@@ -111,7 +133,8 @@ def estimate(config: RunConfig) -> Estimate:
     compilation = time.monotonic() - began
     if compilation < PATIENCE or not seconds:
         seconds = [_step(distillation) for _ in range(TIMED)]
-    return _made(distillation, float(np.median(seconds)), compilation, memory, resident)
+    found = _made(distillation, float(np.median(seconds)), compilation, memory, resident)
+    return replace(found, **before)
 
 
 def _made(

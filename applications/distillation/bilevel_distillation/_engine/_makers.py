@@ -44,6 +44,7 @@ def judging_maker(config: RunConfig, shape: tuple[int, int, int], classes: int) 
         width=asked.width or (config.width if asked.network == "convnet" else None),
         depth=config.depth,
         padding=config.padding,
+        doubling=asked.doubling,
         norm=asked.norm or config.norm,
     )
 

@@ -33,6 +33,14 @@ def choose(distillation: "Distillation") -> Rows:
 
 def prepare_once(distillation: "Distillation", done: Callable[[], None]) -> PyTree:
     """What a method makes of all real images: the same for any seed of a run."""
+    return distillation.recipe.method.prepare(_all_of(distillation), jax.random.key(0), done)
+
+
+def rehearse_once(distillation: "Distillation") -> float | None:
+    """Seconds that this will take, if the method can tell."""
+    return distillation.recipe.method.rehearse(_all_of(distillation), jax.random.key(0))
+
+
+def _all_of(distillation: "Distillation") -> Real:
     data, recipe = distillation.data, distillation.recipe
-    real = Real(data.train_labels, data.classes, distillation.real_batch, recipe.make_network)
-    return recipe.method.prepare(real, jax.random.key(0), done)
+    return Real(data.train_labels, data.classes, distillation.real_batch, recipe.make_network)

@@ -143,5 +143,6 @@ def _refreshed(network: AbstractNetwork, coreset: Coreset):
 
 @compiled
 def _update(member: Member, optimiser, gradient) -> Member:
-    updates, state = optimiser.update(gradient, member.optimiser)
+    weights = eqx.filter(member.network, eqx.is_inexact_array)
+    updates, state = optimiser.update(gradient, member.optimiser, weights)
     return Member(eqx.apply_updates(member.network, updates), state, member.age + 1)

@@ -9,16 +9,20 @@ if TYPE_CHECKING:
 
 
 def provenance(distillation: "Distillation") -> dict[str, Any]:
-    """How the set that a distillation has by now was made. `seconds` are those of all that it took,
-    what the set before it took included, of which `begun_from` tells.
+    """How the set that a distillation has by now was made. `seconds`, and those of all
+    processors together, are of all that it took, what the set before it took included, of which
+    `begun_from` tells. `peak_memory`, in bytes, is of the device, or on a CPU of the process.
     """
     config, begun = distillation.config, distillation.beginning
     seconds = distillation.seconds + distillation.preparation_seconds
+    processor_seconds = distillation.spent.processor_seconds
     chain: dict[str, Any] = {}
+    if config.held_out is not None:
+        chain["held_out"] = config.held_out
     if begun is not None:
-        chain = {"begun_from": begun.provenance}
-        before = begun.provenance.get("seconds", 0.0)
-        seconds += before if isinstance(before, int | float) else 0.0
+        chain["begun_from"] = begun.provenance
+        seconds += _number(begun.provenance.get("seconds"))
+        processor_seconds += _number(begun.provenance.get("processor_seconds"))
     return {
         "dataset": distillation.data.name,  # of a local folder, the last part of its path
         "method": distillation.method_name,
@@ -27,10 +31,16 @@ def provenance(distillation: "Distillation") -> dict[str, Any]:
         "seed": config.seed,
         "iterations": distillation.iteration,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(processor_seconds, 1),
+        "peak_memory": distillation.spent.look(),
         **network_of(distillation),
         "version": own_version(),
         **chain,
     }
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def network_of(distillation: "Distillation") -> dict[str, Any]:

@@ -42,6 +42,7 @@ def what_compiles(config: RunConfig) -> RunConfig:
         storage="auto",
         init="real",
         samples=None,
+        held_out=None,
         evaluation=EvaluationConfig(),
     )
 

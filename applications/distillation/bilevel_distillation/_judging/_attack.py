@@ -149,7 +149,7 @@ class _Scene:
             images, labels = self.members, centred_one_hot(data.train_labels, data.classes)
         coreset = Coreset(images, jnp.asarray(labels), jnp.zeros(()), distilled.flip)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 5), number)
-        recipe = replace(config.evaluation, steps=steps)
+        recipe = replace(config.evaluation, steps=steps, select=False)
         maker = judging_maker(config, data.image_shape, data.classes)
         return train_network(*coreset.support(), maker, recipe, key)
 

@@ -1,7 +1,7 @@
 """Judging a set of images and labels: networks trained from scratch on it."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import equinox as eqx
 import jax
@@ -10,13 +10,24 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._config import EvaluationConfig
+from .._config import EvaluationConfig, Trainer
 from .._engine import MakeNetwork, Member, make_member, train_on
+from .._problem import soft_cross_entropy, squared_error
 from .._running import compiled, on_cpu, part_size, portions, repeat
 from ..data import augment
 from ..networks import AbstractNetwork, has_batch_norm, refresh_statistics
 
 FOR_STATISTICS = 1000
+
+MOMENTS = 10
+"""Evenly spaced, at which held-out images say what to keep."""
+
+LOSSES = {"squared": squared_error, "cross-entropy": soft_cross_entropy}
+
+_decay = optax.add_decayed_weights(5e-4)
+
+Watched = tuple[Float[Array, "w height width channels"], Int[Array, " w"]]
+"""Held-out training images, and their classes."""
 
 
 def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
@@ -32,29 +43,61 @@ def train_network(
     make_network: MakeNetwork,
     config: EvaluationConfig,
     key: PRNGKeyArray,
+    watched: Watched | None = None,
 ) -> AbstractNetwork:
-    """One network, trained from scratch with Adam on the squared error, and ready to predict: its
-    batch normalisation has the statistics of (at most 1,000 of) the images.
+    """One network, trained from scratch, and ready to predict: its batch normalisation has the
+    statistics of (at most 1,000 of) the images.
 
-    On an accelerator all steps are one compiled loop; on a CPU they are dispatched one by one, and
-    large batches part by part.
+    With `config.select` it is that of the moment at which it was best on the `watched` images, the
+    first of equally good ones; else it is that of the last step. On an accelerator the steps
+    between two moments are one compiled loop; on a CPU they are dispatched one by one, and large
+    batches part by part.
     """
     steps, learning_rate = config.steps, config.learning_rate
     if steps is None or learning_rate is None:
         name = "steps" if steps is None else "learning_rate"
         raise ValueError(f"evaluation.{name} is None: give a number, or resolve the config first.")
-    optimiser = _optimiser(learning_rate, config.warmup, steps)
+    if config.select and watched is None:
+        raise ValueError("select=True needs held-out training images: give watched=.")
+    optimiser = _optimiser(config.optimiser, learning_rate, config.warmup, steps)
     network_key, batch_key = jax.random.split(key)
     member = _make(make_network, optimiser, network_key)
     batch_size = min(config.batch_size, images.shape[0])
-    fixed = (optimiser, images, labels, batch_key, batch_size, config.augment)
-    if on_cpu():
-        take_step = _step if _in_parts(member.network, images[:batch_size]) else _step_donated
-        for step in range(steps):
-            member = take_step((*fixed, np.int32(step)), member)
-    else:
-        member = _train_looped(fixed, member, steps)
-    return _finish(member.network, images[:FOR_STATISTICS])
+    loss = LOSSES[config.loss]
+    fixed = (optimiser, images, labels, batch_key, batch_size, config.augment, loss)
+    if not config.select or watched is None:
+        member = _train(fixed, member, 0, steps)
+        return _finish(member.network, images[:FOR_STATISTICS])
+    best, most, begun = None, jnp.asarray(-1.0), 0
+    for moment in sorted({round(steps * (k + 1) / MOMENTS) for k in range(MOMENTS)} - {0}):
+        member, begun = _train(fixed, member, begun, moment), moment
+        network = _copied(_finish(member.network, images[:FOR_STATISTICS]))
+        found = accuracy(network, *watched)
+        best = network if best is None else _choose(found > most, network, best)
+        most = jnp.maximum(most, found)
+    assert best is not None
+    return best
+
+
+def _train(fixed, member: Member, begun: int, end: int) -> Member:
+    """From one step to another."""
+    if not on_cpu():
+        return _train_looped(fixed, member, jnp.asarray(begun), jnp.asarray(end))
+    _, images, _, _, batch_size, *_ = fixed
+    take_step = _step if _in_parts(member.network, images[:batch_size]) else _step_donated
+    for step in range(begun, end):
+        member = take_step((*fixed, np.int32(step)), member)
+    return member
+
+
+def _copied(network: AbstractNetwork) -> AbstractNetwork:
+    """In memory of its own, as the next step uses up that of the last."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, network)
+
+
+@eqx.filter_jit
+def _choose(first, one, other):
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b) if eqx.is_array(a) else a, one, other)
 
 
 def _in_parts(network: AbstractNetwork, batch: Float[Array, "n height width channels"]) -> bool:
@@ -70,25 +113,42 @@ def evaluate(
     config: EvaluationConfig,
     key: PRNGKeyArray,
     done: Callable[[float], None] = lambda accuracy: None,
+    watched: Watched | None = None,
+    noted: Callable[[float], None] = lambda accuracy: None,
 ) -> list[float]:
-    """Test accuracies, as fractions, of `config.repeats` networks trained on the images.
+    """Test accuracies, as fractions, of `config.repeats` networks trained on the images; `noted` is
+    called with that of each on the watched images, if there are any.
 
     Several networks at once on an accelerator; one after the other on a CPU.
     """
     keys = jax.random.split(key, config.repeats)
+
+    def train(one: PRNGKeyArray) -> AbstractNetwork:
+        return train_network(images, labels, make_network, config, one, watched)
+
     if not on_cpu():
-        train = partial(train_network, images, labels, make_network, config)
-        networks = eqx.filter_vmap(lambda k: train(k))(keys)
-        hits = eqx.filter_vmap(lambda net: accuracy(net, test_images, test_labels))(networks)
-        for hit in hits:
-            done(float(hit))
-        return [float(hit) for hit in hits]
+        networks = eqx.filter_vmap(train)(keys)
+        if watched is not None:
+            for hit in _all_hits(networks, *watched):
+                noted(hit)
+        found = _all_hits(networks, test_images, test_labels)
+        for hit in found:
+            done(hit)
+        return found
     accuracies = []
     for one in keys:
-        network = train_network(images, labels, make_network, config, one)
+        network = train(one)
+        if watched is not None:
+            noted(float(accuracy(network, *watched)))
         accuracies.append(float(accuracy(network, test_images, test_labels)))
         done(accuracies[-1])
     return accuracies
+
+
+def _all_hits(networks: AbstractNetwork, images: Array, labels: Array) -> list[float]:
+    """Of stacked networks."""
+    hits = eqx.filter_vmap(lambda net: accuracy(net, images, labels))(networks)
+    return [float(hit) for hit in hits]
 
 
 def accuracy(
@@ -121,14 +181,20 @@ def _finish(network, images):
 
 
 @cache
-def _optimiser(learning_rate: float, warmup: int, steps: int) -> optax.GradientTransformation:
+def _optimiser(
+    name: Trainer, learning_rate: float, warmup: int, steps: int
+) -> optax.GradientTransformation:
     """One object for each setting, so that compiled steps are found again."""
-    return optax.adam(schedule(learning_rate, warmup, steps))
+    if name == "adam":
+        return optax.adam(schedule(learning_rate, warmup, steps))
+    rate = optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.1})
+    return optax.chain(_decay, optax.sgd(rate, momentum=0.9))
 
 
 def _step(fixed, member: Member) -> Member:
-    optimiser, images, labels, key, batch_size, changed, step = fixed
-    return train_on(member, optimiser, _batch(images, labels, key, batch_size, changed, step))
+    optimiser, images, labels, key, batch_size, changed, loss, step = fixed
+    rows = _batch(images, labels, key, batch_size, changed, step)
+    return train_on(member, optimiser, rows, loss=loss)
 
 
 @compiled
@@ -147,5 +213,5 @@ _step_donated = eqx.filter_jit(_step, donate="all-except-first")
 
 
 @eqx.filter_jit
-def _train_looped(fixed, member: Member, steps) -> Member:
-    return repeat(lambda step, member: _step((*fixed, step), member), member, steps)
+def _train_looped(fixed, member: Member, begun, end) -> Member:
+    return repeat(lambda k, member: _step((*fixed, begun + k), member), member, end - begun)

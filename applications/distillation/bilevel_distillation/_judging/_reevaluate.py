@@ -1,116 +1,125 @@
-"""Judging a distilled set again: a run's, an exported one, or one made elsewhere."""
+"""Judging distilled sets again: a run's, an exported one, or one made elsewhere."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from .._artifacts import (
-    Accuracies,
-    DistilledSet,
-    NoPreprocessor,
-    RunFolder,
-    check_fit,
-    check_preprocessed,
-    load_hf,
-)
+from .._artifacts import Accuracies, DistilledSet, check_fit
 from .._config import EvaluateConfig, EvaluationConfig, RunConfig, resolve
-from .._engine import check_judges, load_data
+from .._engine import check_judges, load_parts, own_recipe
 from .._running import Reporter
-from ..data import ImageData, Preprocessor, check_images_per_class
-from ._judge import Held, hold, judge, judge_all_data, judge_random_subsets, match_classes
+from ..data import ImageData, check_images_per_class
+from ._evaluations import Cost, Evaluation, Evaluations, OfSet
+from ._judge import (
+    Held,
+    hold,
+    hold_watched,
+    judge,
+    judge_all_data,
+    judge_random_subsets,
+    match_classes,
+)
 from ._ranking import Ranking
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What networks of one kind make of a distilled set.
-
-    Attributes:
-        network: the kind.
-        norm: its normalisation.
-        accuracies: of those networks; of random subsets only where they were asked for.
-        ranking: the scores of DD-Ranking; None where they were not asked for.
-    """
-
-    network: str
-    norm: str
-    accuracies: Accuracies
-    ranking: Ranking | None = None
-
-    def __str__(self) -> str:
-        scores = [] if self.ranking is None else [str(self.ranking)]
-        return "\n".join([f"{self.network}, norm {self.norm}", str(self.accuracies), *scores])
-
-    def to_json(self) -> dict[str, Any]:
-        pair = {"network": self.network, "norm": self.norm}
-        ranking = {} if self.ranking is None else {"ranking": asdict(self.ranking)}
-        return pair | self.accuracies.to_json() | ranking
-
-
-class Evaluations(list[Evaluation]):
-    """One for each network with each normalisation. Of a single one the accuracies can be had by
-    their name in `evaluations.json`, too: `found["distilled"]`.
-    """
-
-    @overload
-    def __getitem__(self, at: SupportsIndex) -> Evaluation: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Evaluation]: ...
-
-    @overload
-    def __getitem__(self, at: str) -> Any: ...
-
-    def __getitem__(self, at: Any) -> Any:
-        if not isinstance(at, str):
-            return super().__getitem__(at)
-        if len(self) != 1:
-            raise KeyError(f"{at!r} of which of {len(self)} evaluations: take one by its number.")
-        return super().__getitem__(0).to_json()[at]
+from ._sets import open_set, read_foreign
 
 
 def reevaluate(asked: EvaluateConfig, reporter: Reporter | None = None) -> Evaluations:
-    """Judge the set at `asked.path` anew.
+    """Judge the set at `asked.path` anew, and those of `asked.also` with it.
 
     Returns:
-        One evaluation for each network with each normalisation that was asked for.
+        One evaluation for each judge, or network with each normalisation, with all kinds of
+        labels and recipes that were asked for.
 
     Raises:
         ValueError: no distilled set is there, or it does not fit the data set or a network.
     """
     reporter = reporter or Reporter()
-    distilled, config = _open(asked)
-    data = load_data(config)
-    if distilled is None:
-        distilled = _read_foreign(asked, data)
-    elif asked.flip is not None:
-        distilled = replace(distilled, flip=asked.flip)
-    check_fit(distilled, data)
-    distilled = match_classes(distilled, data, reporter.say)
-    configs = _configs(asked, config, distilled, data)
-    held = hold(data, distilled.preprocessor)
-    sets = 6 if asked.ranking and asked.evaluation.labels == "soft" else 5 if asked.ranking else 1
-    sets += asked.baseline and not asked.ranking
-    reporter.begin("evaluating", len(configs) * sets * asked.evaluation.repeats, 0)
+    scenes = _scenes(asked, reporter)
+    configs = [config for config, _ in scenes[0].configs]
+    kinds = len(configs)
+    total = len(scenes) * sum(_sets(config.evaluation, asked) for config in configs)
+    reporter.begin("evaluating", total * asked.evaluation.repeats, 0)
 
     def done(accuracy: float) -> None:
         reporter.advance(1, accuracy=accuracy)
 
     evaluations = Evaluations()
-    for one in configs:
-        judges = _Judges(one, data, held, distilled, done)
-        evaluations.append(_judge(judges, asked))
+    for kind in range(kinds):
+        found = [_judge(_Judges(scene, kind, done), asked) for scene in scenes]
+        evaluations.append(found[0] if len(found) == 1 else Evaluation.over(found))
     reporter.end()
     return evaluations
 
 
+def _sets(evaluation: EvaluationConfig, asked: EvaluateConfig) -> int:
+    """How many sets are trained on, for one evaluation of one distilled set."""
+    if asked.ranking:
+        return 6 if evaluation.labels == "soft" else 5
+    return 1 + asked.baseline
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """A set, what it is judged on, and by whom: complete settings, and the recipe's name."""
+
+    asked: EvaluateConfig
+    distilled: DistilledSet
+    data: ImageData
+    apart: ImageData | None
+    held: Held
+    configs: list[tuple[RunConfig, str]]
+
+
+def _scenes(asked: EvaluateConfig, reporter: Reporter) -> list[_Scene]:
+    """One for each set, all checked."""
+    scenes: list[_Scene] = []
+    for path in (asked.path, *asked.also):
+        one = replace(asked, path=path)
+        distilled, config = open_set(one)
+        first = scenes[0] if scenes else None
+        if first is not None:
+            _check_alike(path, config, first.configs[0][0])
+        if first is None or config.samples is not None:
+            data, apart = load_parts(config)
+        else:
+            data, apart = first.data, first.apart
+        if distilled is None:
+            distilled = read_foreign(one, data)
+        elif asked.flip is not None:
+            distilled = replace(distilled, flip=asked.flip)
+        check_fit(distilled, data)
+        distilled = match_classes(distilled, data, reporter.say)
+        configs = _configs(one, config, distilled, data)
+        alike = first is not None and _is_same(first.distilled, distilled)
+        held = first.held if first is not None and alike else hold(data, distilled.preprocessor)
+        scenes.append(_Scene(one, distilled, data, apart, held, configs))
+    return scenes
+
+
+def _is_same(one: DistilledSet, other: DistilledSet) -> bool:
+    """Whether two sets preprocess test images alike."""
+    arrays, others = one.preprocessor.to_arrays(), other.preprocessor.to_arrays()
+    return arrays.keys() == others.keys() and all(
+        np.array_equal(array, others[name]) for name, array in arrays.items()
+    )
+
+
+def _check_alike(path: Any, config: RunConfig, first: RunConfig) -> None:
+    for name in ("dataset", "held_out"):
+        found, wanted = getattr(config, name), getattr(first, name)
+        if found != wanted:
+            raise ValueError(
+                f"also={str(path)!r} was made with {name}={found!r}, and path with {wanted!r}: "
+                "give sets that were made of the same images."
+            )
+
+
 def _configs(
     asked: EvaluateConfig, config: RunConfig, distilled: DistilledSet, data: ImageData
-) -> list[RunConfig]:
-    """Complete settings for each network with each normalisation, checked."""
+) -> list[tuple[RunConfig, str]]:
+    """Complete settings for each network with each normalisation, labels and recipe, checked."""
     ipc = max(1, len(distilled.images) // data.classes)
     if asked.baseline or asked.ranking:
         check_images_per_class(data, ipc)
@@ -120,38 +129,51 @@ def _configs(
     config = replace(config, zca=distilled.preprocessor.whitening is not None)
     configs = []
     for evaluation in asked.evaluations():
-        one = replace(config, evaluation=evaluation)
-        configs.append(resolve(one, data.image_shape, data.classes))
-        check_judges(configs[-1], data.image_shape, data.classes)
+        for recipe in asked.recipe:
+            changed = evaluation
+            if recipe == "own":
+                method = distilled.provenance.get("method")
+                settings = own_recipe(
+                    method if isinstance(method, str) else None, len(distilled.images)
+                )
+                changed = replace(evaluation, **settings)
+            one = replace(config, evaluation=changed)
+            one = resolve(one, data.image_shape, data.classes)
+            check_judges(one, data.image_shape, data.classes)
+            configs.append((one, recipe))
     return configs
 
 
 class _Judges:
     """Accuracies by one recipe and by changes of it, each measured once."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: ImageData,
-        held: Held,
-        distilled: DistilledSet,
-        done: Callable[[float], None],
-    ):
-        self.config, self.data, self.held = config, data, held
-        self._distilled, self._done = distilled, done
+    def __init__(self, scene: _Scene, kind: int, done: Callable[[float], None]):
+        self.scene = scene
+        self.config, self.recipe = scene.configs[kind]
+        self.noted: list[float] = []
+        self._done = done
+        watched = hold_watched(self.config, scene.data, scene.apart, scene.distilled.preprocessor)
+        self._more: dict[str, Any] = {} if watched is None else {"watched": watched}
         self._seen: dict[tuple[str, EvaluationConfig], list[float]] = {}
 
     def distilled(self, **changes: Any) -> list[float]:
+        scene, more = self.scene, dict(self._more)
+        if more and not changes:
+            more["noted"] = self.noted.append
         return self._measure("distilled", changes, lambda one: judge(
-            one, self.held, self._distilled, done=self._done))  # fmt: skip
+            one, scene.held, scene.distilled, done=self._done, **more))  # fmt: skip
 
     def random(self, **changes: Any) -> list[float]:
+        scene = self.scene
         return self._measure("random", changes, lambda one: judge_random_subsets(
-            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+            one, scene.data, scene.held, scene.distilled, done=self._done, **self._more
+        ))  # fmt: skip
 
     def all_data(self, **changes: Any) -> list[float]:
+        scene = self.scene
         return self._measure("all", changes, lambda one: judge_all_data(
-            one, self.data, self.held, self._distilled, done=self._done))  # fmt: skip
+            one, scene.data, scene.held, scene.distilled, done=self._done, **self._more
+        ))  # fmt: skip
 
     def _measure(self, of: str, changes: dict[str, Any], run: Callable) -> list[float]:
         evaluation = replace(self.config.evaluation, **changes)
@@ -187,73 +209,16 @@ def _judge(judges: _Judges, asked: EvaluateConfig) -> Evaluation:
         evaluation.norm or str(judges.config.norm),
         Accuracies(distilled, random),
         ranking,
+        judge=evaluation.judge,
+        labels=evaluation.labels,
+        recipe=judges.recipe,
+        select=evaluation.select,
+        sets=(
+            OfSet(
+                str(judges.scene.asked.path),
+                distilled,
+                tuple(judges.noted) or None,
+                Cost.of(judges.scene.distilled.provenance),
+            ),
+        ),
     )
-
-
-def _open(asked: EvaluateConfig) -> tuple[DistilledSet | None, RunConfig]:
-    """The set at the path, None if only its data set tells how to read it, and settings of a run on
-    that data set, with what is known of how the set was made.
-    """
-    path, folder = asked.path, RunFolder(asked.path)
-    if not path.exists():
-        raise ValueError(
-            f"path={str(path)!r} does not exist: give a run's folder, an exported folder or an "
-            ".npz file."
-        )
-    if folder.config.exists():
-        if not folder.distilled.exists():
-            raise ValueError(
-                f"path={str(path)!r} holds a run that is not finished: run it to its end."
-            )
-        config = folder.read_config()
-        distilled = folder.read_distilled()
-        _check_own(asked)
-        # Columns and splits are those of the run's own data set.
-        return distilled, config if asked.dataset is None else _elsewhere(config, asked.dataset)
-    try:
-        distilled = load_hf(path) if path.is_dir() else DistilledSet.load_npz(path)
-    except NoPreprocessor:
-        return None, RunConfig(dataset=_named(asked.dataset, path))
-    _check_own(asked)
-    known = distilled.provenance
-    names = ("width", "depth", "padding")
-    sizes: dict[str, Any] = {n: known[n] for n in names if type(known.get(n)) is int}
-    if isinstance(known.get("norm"), str):
-        sizes["norm"] = known["norm"]
-    return distilled, RunConfig(
-        dataset=_named(asked.dataset or known.get("dataset"), path), **sizes
-    )
-
-
-def _check_own(asked: EvaluateConfig) -> None:
-    """Raise where a set that says itself how it was preprocessed is told so."""
-    if asked.zca is not None:
-        raise ValueError(
-            f"zca={asked.zca} is for a set made elsewhere: {str(asked.path)!r} says itself how its "
-            "images were preprocessed, so leave zca out."
-        )
-
-
-def _named(dataset: Any, path: Path) -> str:
-    if not dataset:
-        raise ValueError(
-            f"dataset is not known from {str(path)!r} itself: name it, e.g. --dataset cifar10."
-        )
-    return str(dataset)
-
-
-def _elsewhere(config: RunConfig, dataset: str) -> RunConfig:
-    own = {"image_column", "label_column", "train_split", "test_split", "resolution", "samples"}
-    return replace(config, dataset=dataset, **dict.fromkeys(own))
-
-
-def _read_foreign(asked: EvaluateConfig, data: ImageData) -> DistilledSet:
-    """An .npz that does not say how its images were preprocessed: as the paper does it."""
-    # Quickly, to see that it fits, before ZCA, which takes its time.
-    plain = Preprocessor.fit(data.train_images, zca=False)
-    distilled = DistilledSet.load_npz(asked.path, preprocessor=plain, flip=asked.flip)
-    check_fit(distilled, data)
-    check_preprocessed(distilled.images, asked.path)
-    whiten = data.image_shape[2] == 3 if asked.zca is None else asked.zca
-    fitted = Preprocessor.fit(data.train_images, zca=True) if whiten else plain
-    return replace(distilled, preprocessor=fitted)

@@ -111,6 +111,11 @@ class BPTT(AbstractMethod):
             return usual | dict(coreset_rate=1e-2, inner_steps=60, window=20)
         return usual | dict(init="noise", coreset_rate=1e-3, inner_steps=200, window=60)
 
+    @classmethod
+    def own_recipe(cls: Any, n: int) -> Any:
+        """The training that it unrolls: Adam at 1e-3 on the cross-entropy, augmented."""
+        return dict(loss="cross-entropy", learning_rate=1e-3, warmup=0, augment=True)
+
 
 @compiled
 def _keys(key: PRNGKeyArray, starts: int) -> tuple[PRNGKeyArray, PRNGKeyArray, Array]:

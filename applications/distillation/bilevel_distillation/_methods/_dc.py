@@ -10,6 +10,7 @@ from jaxtyping import Array
 from .._problem import cross_entropy
 from ..networks import AbstractNetwork, is_parameter
 from ._matching import AbstractMatching
+from ._training import by_descent
 
 
 class DC(AbstractMatching):
@@ -54,6 +55,11 @@ class DC(AbstractMatching):
             pool_rate=1e-3, coreset_optimiser="sgd", coreset_rate=0.1, coreset_decay=1.0,
         )  # fmt: skip
 
+    @classmethod
+    def own_recipe(cls: Any, n: int) -> Any:
+        """That of the authors' code: stochastic gradient descent for 300 epochs."""
+        return by_descent(n, 300)
+
 
 class DSA(DC):
     """DC with one random augmentation for the real and the distilled images of a class (Zhao and
@@ -68,6 +74,11 @@ class DSA(DC):
     @classmethod
     def presets(cls: Any, dataset: str, ipc: int) -> Any:
         return super().presets(dataset, ipc) | {"init": "real"}
+
+    @classmethod
+    def own_recipe(cls: Any, n: int) -> Any:
+        """As for DM."""
+        return by_descent(n, 1000) | {"augment": True}
 
 
 def _apart(one, other):

@@ -1,5 +1,6 @@
 """Trajectories: the parameters of networks in training on the real images."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from ._training import Learner
 Trajectories = Float[Array, "trajectories epochs parameters"]
 
 SIZE = 256
+TRIED = 5
+"""Training steps by which the time of all is told."""
+
 _sgd = optax.sgd(1e-2)
 
 
@@ -49,6 +53,18 @@ class AbstractExperts(AbstractMethod):
 
     def prepare(self, real: Any, key: PRNGKeyArray, done: Any = lambda: None) -> Any:
         return train_experts(real, self.trajectories, self.epochs, key, done)
+
+    def rehearse(self, real: Real, key: PRNGKeyArray) -> float:
+        """By a few training steps, which compile first."""
+        learner, rng = Learner.make(real, _sgd, key), np.random.default_rng(0)
+        size = min(SIZE, len(real.labels))
+        learner = learner.epoch(_sgd, real, SIZE, rng, key, most=1)
+        _flat(learner)
+        most = min(TRIED, len(real.labels) // size)
+        began = time.monotonic()
+        _flat(learner.epoch(_sgd, real, SIZE, rng, key, most=most))
+        each = (time.monotonic() - began) / most
+        return self.trajectories * self.epochs * (len(real.labels) // size) * each
 
     def prepared_like(self, network: AbstractNetwork) -> Any:
         flat = eqx.filter_eval_shape(_vector, network)

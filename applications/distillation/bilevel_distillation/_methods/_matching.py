@@ -13,6 +13,7 @@ from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, rows_of_cla
 from .._running import compiled, join, slices
 from ..data import augment_alike
 from ..networks import AbstractNetwork
+from ._training import by_descent
 
 Images = Float[Array, "n height width channels"]
 OfClasses = Float[Array, "classes n height width channels"]
@@ -66,6 +67,11 @@ class AbstractMatching(AbstractMethod):
         parts = zip(slices(images, 1), slices(jnp.arange(classes), 1), strict=True)
         found = [_statistics(self, batch.network, *part, classes, batch.key) for part in parts]
         return join(found)
+
+    @classmethod
+    def own_recipe(cls: Any, n: int) -> Any:
+        """That of the authors' code: stochastic gradient descent for 1,000 epochs, augmented."""
+        return by_descent(n, 1000) | {"augment": True}
 
 
 def images_of_classes(coreset: Coreset) -> OfClasses:

@@ -18,6 +18,7 @@ from ..data import augment_alike
 from ..networks import is_parameter
 from ._experts import AbstractExperts, Trajectories
 from ._inner import training_loss
+from ._training import by_descent
 
 _sgd = optax.sgd(1.0)
 RATE_OF_RATE = 1e-2
@@ -110,6 +111,11 @@ class MTT(AbstractExperts):
             iterations=5_000, trajectories=20, start_epochs=start, match_epochs=2,
             inner_steps=50 if ipc == 1 else 30, coreset_rate=1e-2,
         )  # fmt: skip
+
+    @classmethod
+    def own_recipe(cls: Any, n: int) -> Any:
+        """That of DSA, as in the authors' code, where the rate is the learned one."""
+        return by_descent(n, 1000) | {"augment": True}
 
 
 @compiled

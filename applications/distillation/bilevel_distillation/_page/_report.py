@@ -190,8 +190,8 @@ def _results(folder: RunFolder, config: RunConfig) -> list[Row]:
         return []
     own = config.evaluation
     rows = [_row(f"{own.network}, norm: {own.norm or config.norm}", results)]
-    for (network, norm), accuracies in folder.read_evaluations().items():
-        rows.append(_row(f"{network}, norm: {norm}", accuracies))
+    for judges, accuracies in folder.read_evaluations().items():
+        rows.append(_row(str(judges), accuracies))
     return rows
 
 

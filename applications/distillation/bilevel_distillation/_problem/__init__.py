@@ -12,6 +12,7 @@ from ._implicit import AbstractImplicit as AbstractImplicit
 from ._implicit import AbstractLinearized as AbstractLinearized
 from ._losses import cross_entropy as cross_entropy
 from ._losses import platt_loss as platt_loss
+from ._losses import soft_cross_entropy as soft_cross_entropy
 from ._losses import squared_error as squared_error
 from ._method import AbstractMethod as AbstractMethod
 from ._rcig import RCIG as RCIG

@@ -15,6 +15,19 @@ def cross_entropy(outputs: Float[Array, "n c"], targets: Float[Array, "n c"]) ->
     return jnp.mean(optax.losses.softmax_cross_entropy(outputs, targets))
 
 
+def shares(labels: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Soft labels, centred or not, as shares of 1: what is negative once the mean is 1/c counts as
+    zero. Centred one-hot labels become one-hot.
+    """
+    lifted = jnp.maximum(labels - jnp.mean(labels, 1, keepdims=True) + 1 / labels.shape[1], 0)
+    return lifted / jnp.sum(lifted, 1, keepdims=True)
+
+
+def soft_cross_entropy(outputs: Float[Array, "n c"], labels: Float[Array, "n c"]) -> Scalar:
+    """Of the softmax of outputs, for `shares` of soft labels; mean over samples."""
+    return cross_entropy(outputs, shares(labels))
+
+
 def platt_loss(
     predictions: Float[Array, "n c"], targets: Float[Array, "n c"], log_temperature: Scalar
 ) -> Scalar:

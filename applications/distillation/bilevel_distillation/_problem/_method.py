@@ -88,6 +88,10 @@ class AbstractMethod(eqx.Module):
             "let preparation be None."
         )
 
+    def rehearse(self, real: Real, key: PRNGKeyArray) -> float | None:
+        """Seconds that `prepare` will take, by a small part of it; None: nobody knows."""
+        return None
+
     def prepared_like(self, network: AbstractNetwork) -> Any:
         """The shapes of what `prepare` gives, for networks like this one."""
         return None
@@ -114,4 +118,11 @@ class AbstractMethod(eqx.Module):
     @classmethod
     def presets(cls, dataset: str, ipc: int) -> Mapping[str, Any]:
         """Settings of a run that the method wants where the user leaves them open."""
+        return {}
+
+    @classmethod
+    def own_recipe(cls, n: int) -> Mapping[str, Any]:
+        """How the method's authors train the networks that judge, on `n` distilled images: settings
+        of an `EvaluationConfig` in place of the common ones, which are those of RCIG.
+        """
         return {}

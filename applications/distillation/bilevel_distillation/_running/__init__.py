@@ -12,6 +12,7 @@ from ._devices import pick as pick
 from ._devices import spread as spread
 from ._memory import held_by_one as held_by_one
 from ._memory import part_size as part_size
+from ._memory import peak_memory as peak_memory
 from ._parts import Call as Call
 from ._parts import accumulate as accumulate
 from ._parts import compiled as compiled

@@ -1,5 +1,6 @@
-"""How many images a program takes at once on a CPU."""
+"""How many images a program takes at once on a CPU, and what a process has taken at most."""
 
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -72,3 +73,18 @@ def _all_made(form: Any, leaves: tuple, images: jax.ShapeDtypeStruct) -> int:
     program = jax.make_jaxpr(outputs)(arrays, images)
     made = (variable.aval for equation in program.eqns for variable in equation.outvars)
     return sum(int(np.prod(one.shape)) * one.dtype.itemsize for one in made)
+
+
+def peak_memory() -> int | None:
+    """Bytes at the peak: of the device where it counts them, else of this process, all that was
+    before included; None where neither is known.
+    """
+    known = jax.local_devices()[0].memory_stats()
+    if known is not None and "peak_bytes_in_use" in known:
+        return int(known["peak_bytes_in_use"])
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

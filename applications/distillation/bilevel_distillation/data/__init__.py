@@ -14,3 +14,4 @@ from ._quiet import quiet_datasets as quiet_datasets
 from ._room import in_gigabytes as in_gigabytes
 from ._room import memory_of_machine as memory_of_machine
 from ._sample import sample as sample
+from ._sample import set_apart as set_apart

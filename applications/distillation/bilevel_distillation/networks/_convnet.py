@@ -16,7 +16,7 @@ class ConvNet(AbstractNetwork):
     """`depth` times (3x3 convolution, normalisation, activation, 2x2 average pooling), then a
     linear layer.
 
-    The width doubles at each layer (as in FRePo and RCIG).
+    The width doubles at each layer (as in FRePo and RCIG), or stays (as in later comparisons).
 
     Attributes:
         layers: the convolutions.
@@ -38,6 +38,7 @@ class ConvNet(AbstractNetwork):
         width: int = 128,
         depth: int = 3,
         padding: int = 0,
+        doubling: bool = True,
         norm: str = "none",
         activation: Callable[[Array], Array] = relu,
         dtype: Any = None,
@@ -50,6 +51,7 @@ class ConvNet(AbstractNetwork):
             width: channels of the first layer.
             depth: number of convolutions, each of which halves the image.
             padding: pixels added around the image in the first layer (28 becomes 32 by 2).
+            doubling: whether each layer has twice the channels of the one before.
             norm: none, batch, instance, group or layer.
             activation: e.g. `relu`, or `smooth_relu` while distilling.
             dtype: of the weights; None: jax's default.
@@ -63,7 +65,7 @@ class ConvNet(AbstractNetwork):
         keys = jax.random.split(key, depth + 1)
         layers, norms, inputs = [], [], channels
         for i in range(depth):
-            outputs = width * 2**i
+            outputs = width * 2**i if doubling else width
             extra = padding if i == 0 else 0
             layers.append(Convolution(inputs, outputs, padding=1 + extra, dtype=dtype, key=keys[i]))
             norms.append(make_normalization(norm, outputs, dtype))

@@ -31,6 +31,7 @@ def make_network(
     width: int | None = None,
     depth: int | None = None,
     padding: int = 0,
+    doubling: bool = True,
     norm: str = "none",
     activation: Callable[[Array], Array] = relu,
     dtype: Any = None,
@@ -46,6 +47,7 @@ def make_network(
         width: channels of the first convolution; None: the usual ones (128, 64, 64 and 128).
         depth: convolutions of a ConvNet (None: 3); the others have theirs.
         padding: pixels added around the image in the first convolution.
+        doubling: whether the channels of a ConvNet double at each layer.
         norm: none, batch, instance, group or layer.
         activation: applied after each normalisation.
         dtype: of the weights; None: jax's default.
@@ -62,4 +64,6 @@ def make_network(
         settings["width"] = width
     if depth is not None and kind is ConvNet:
         settings["depth"] = depth
+    if not doubling and kind is ConvNet:
+        settings["doubling"] = doubling
     return kind(image_shape, classes, **settings)

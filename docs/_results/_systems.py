@@ -1,0 +1,107 @@
+"""Sections on all systems: table 2 by system, and what a set is worth."""
+
+from statistics import fmean
+from typing import Any
+
+from ._paper import NAMES, TABLE_2
+from ._writing import OPEN, Read, on, spread, table
+
+ROWS = (("digits", 1), ("digits", 10), ("mnist", 1), ("mnist", 10), ("cifar10", 10))
+TOLD = tuple(
+    f"{judge}, {labels}"
+    for judge in ("paper", "wide-instance", "resnet18", "vgg11", "alexnet")
+    for labels in ("soft", "hard")
+)
+
+
+def systems(read: Read) -> list[str]:
+    """All systems on one engine, under the same two judges, with the same time."""
+    parts: list[str] = []
+    for dataset, ipc in ROWS:
+        found = read(f"systems_{dataset}_{ipc}")
+        title = f"{NAMES[dataset]}, {ipc} image{'s' if ipc > 1 else ''} per class"
+        parts += [f"{title}: {OPEN}."] if found is None else _one(title, f"{dataset}/{ipc}", found)
+    return [
+        "## All systems (table 2)",
+        "The systems that the paper compares, BPTT, and real images chosen in seconds, on one "
+        "engine, with the same time. Two judges by one recipe, on the labels of the set and on "
+        "hard ones: the paper's (a network whose width doubles at each layer, no normalisation) "
+        "and that of later work (128 channels in every layer, instance normalisation); those of "
+        "table 3 (ResNet-18 and VGG-11 with batch normalisation, AlexNet) where they were asked. "
+        "Nothing is selected, and test images are asked once, by networks at the end of their "
+        "training. Mean and deviation are over seeds, of the mean over the networks of each. A "
+        "short time favours what converges fast; what only chooses images takes no steps, and its "
+        "seconds have no bound. The paper's figures are by the authors' own networks and recipes, "
+        "after hours on a card. (`benchmarks/systems.py`)",
+        *parts,
+    ]
+
+
+def _one(title: str, row: str, found: dict[str, Any]) -> list[str]:
+    records = found["records"]
+    of: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        of.setdefault(record["method"], []).append(record)
+    told = [key for key in TOLD if any(key in r["accuracies"] for r in records)]
+    paper = TABLE_2.get(row, {})
+    rows = []
+    for name, own in of.items():
+        memory = found["memory"].get(name)
+        rows.append([
+            name, *(_over_seeds(own, key) for key in told),
+            f"{fmean(r['iterations'] for r in own):.0f}",
+            f"{fmean(r['seconds'] for r in own):.0f}",
+            None if memory is None else f"{memory / 1e6:.0f}", paper.get(name),
+        ])  # fmt: skip
+    if told:
+        rows.sort(key=lambda row: float((row[1] or "0").split()[0]))
+    seeds = {len(own) for own in of.values()}
+    networks = {len(a) for r in records for a in r["accuracies"].values()}
+    one = records[0]
+    clock = "seconds of the processors" if one["clock"] == "processor" else "seconds"
+    judges = next((r["judges"] for r in records if r.get("judges")), {})
+    said = "; ".join(
+        f"{name}: width {judge['width'] or 'its own'}, {judge['steps']} steps"
+        for name, judge in judges.items()
+    )
+    heads = ["system", *told, "iterations", "seconds", "MB", "in the paper"]
+    return [
+        f"{title}: {one['budget']:.0f} {clock} for each, compilation not counted{on(found)}; "
+        f"{_count(seeds, 'seed')}, {_count(networks, 'network')} a set by each judge ({said}).",
+        table(heads, rows),
+        *_order(of, paper, told),
+    ]
+
+
+def _over_seeds(records: list[dict[str, Any]], key: str) -> str | None:
+    means = [100 * fmean(r["accuracies"][key]) for r in records if key in r["accuracies"]]
+    return spread(means) if means else None
+
+
+def _count(counts: set[int], what: str) -> str:
+    low, high = min(counts, default=0), max(counts, default=0)
+    number = str(low) if low == high else f"{low} to {high}"
+    return f"{number} {what}{'' if number == '1' else 's'}"
+
+
+def _order(
+    of: dict[str, list[dict[str, Any]]], paper: dict[str, str], told: list[str]
+) -> list[str]:
+    """Pairs of systems that stand the other way round here than in the paper."""
+    key = told[0] if told else ""
+    ours = {
+        name: fmean(fmean(r["accuracies"][key]) for r in own)
+        for name, own in of.items()
+        if name in paper and all(key in r["accuracies"] for r in own)
+    }
+    theirs = {name: float(paper[name].split()[0]) for name in ours}
+    names = sorted(ours, key=lambda name: -theirs[name])
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    turned = [f"{b} before {a}" for a, b in pairs if ours[b] > ours[a] and theirs[a] > theirs[b]]
+    if not pairs:
+        return []
+    return [
+        f"Of {len(pairs)} pairs of systems in the paper's row, {len(pairs) - len(turned)} stand in "
+        f"the same order here (by {key})"
+        + (f"; the other way round are {', '.join(turned)}." if turned else ".")
+    ]
