@@ -162,7 +162,7 @@ def _once_traced(loss, start, solver, problem, key):
     """Both losses as programs: those of the same code are the same, and what they close over is
     handed over as any argument.
     """
-    if key is not None or jax.config.jax_disable_jit:  # a solver may refuse the key
+    if key is not None or jax.config.read("jax_disable_jit"):  # a solver may refuse the key
         return loss, problem
     loss = moving(loss, solver, start, key).loss
     theta = eqx.combine(primal(start), problem.theta_static)

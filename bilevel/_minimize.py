@@ -108,7 +108,7 @@ def minimize(
         as_solver(NewtonCG(), inner)  # says where the default does not suit
     inverse = inverse_for(inner, inverse_hvp)
     args = {"outer_args": tuple(outer_args), "inner_args": tuple(inner_args)}
-    if not jax.config.jax_disable_jit:  # those of the same code are the same program
+    if not jax.config.read("jax_disable_jit"):  # those of the same code are the same program
         outer = trace_loss(outer, theta0, psi0, *args["outer_args"])
         inner = over_functions(
             inner, lambda function: trace_loss(function, theta0, psi0, *args["inner_args"])

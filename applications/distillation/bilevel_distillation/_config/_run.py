@@ -183,8 +183,8 @@ class RunConfig:
                 one_of(name, getattr(self, name), known)
         for name in ("ipc", "adam_steps", "cg_max_steps", "curve_points", "batch_size", "width",
                      "depth", "microbatch", "resolution", "n_subset", "held_out", "samples",
-                     "pool_size", "pool_steps", "pool_max_steps", "inner_steps", "window", "networks",
-                     "trajectories", "match_epochs"):  # fmt: skip
+                     "pool_size", "pool_steps", "pool_max_steps", "inner_steps", "window",
+                     "networks", "trajectories", "match_epochs"):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
         for name in ("iterations", "padding", "start_epochs", "seed", "checkpoint_seconds"):

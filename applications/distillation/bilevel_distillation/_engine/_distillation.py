@@ -179,13 +179,9 @@ class Distillation:
 
     def _choose(self) -> None:
         rows = choose(self)
-        images, labels = (
-            self.preprocessor(self.data.train_images[rows]),
-            self.data.train_labels[rows],
-        )
-        state = first_state(
-            self.recipe, self.config, jnp.asarray(images), labels, self.data.classes
-        )
+        images = jnp.asarray(self.preprocessor(self.data.train_images[rows]))
+        labels, classes = self.data.train_labels[rows], self.data.classes
+        state = first_state(self.recipe, self.config, images, labels, classes)
         self.state, self._is_chosen = spread(self.mesh, state), True
 
     def give_prepared(self, prepared: Any, seconds: float) -> None:
