@@ -25,7 +25,7 @@ from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
-from ._traced_loss import trace_loss
+from ._traced_loss import is_jit_disabled, trace_loss
 from ._tree import negative, split_key
 from ._types import PyTree
 from .functions import HypergradientFn, _described
@@ -162,7 +162,7 @@ def _once_traced(loss, start, solver, problem, key):
     """Both losses as programs: those of the same code are the same, and what they close over is
     handed over as any argument.
     """
-    if key is not None or jax.config.read("jax_disable_jit"):  # a solver may refuse the key
+    if key is not None or is_jit_disabled():  # a solver may refuse the key
         return loss, problem
     loss = moving(loss, solver, start, key).loss
     theta = eqx.combine(primal(start), problem.theta_static)

@@ -11,7 +11,7 @@ from ._inner import as_arrays, check_args, check_callable
 from ._outer import Losses, Outer
 from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
-from ._traced_loss import trace_loss
+from ._traced_loss import is_jit_disabled, trace_loss
 from ._types import PyTree
 from .inverse_hvp import AbstractInverseHVP
 from .inverse_hvp._base import as_inverse
@@ -108,7 +108,7 @@ def minimize(
         as_solver(NewtonCG(), inner)  # says where the default does not suit
     inverse = inverse_for(inner, inverse_hvp)
     args = {"outer_args": tuple(outer_args), "inner_args": tuple(inner_args)}
-    if not jax.config.read("jax_disable_jit"):  # those of the same code are the same program
+    if not is_jit_disabled():  # those of the same code are the same program
         outer = trace_loss(outer, theta0, psi0, *args["outer_args"])
         inner = over_functions(
             inner, lambda function: trace_loss(function, theta0, psi0, *args["inner_args"])

@@ -15,6 +15,12 @@ from ._jaxpr import alike, interpret
 from ._varying import axes_of
 
 
+def is_jit_disabled() -> bool:
+    """Whether losses run as Python, with numbers that it can look at."""
+    config: Any = jax.config
+    return config.jax_disable_jit
+
+
 class TracedLoss(eqx.Module):
     """`inner` with the arrays that it closes over as leaves, and without Python code to run."""
 

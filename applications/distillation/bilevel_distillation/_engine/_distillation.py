@@ -131,6 +131,10 @@ class Distillation:
         return self.resident
 
     @property
+    def seconds(self) -> float:
+        return self.spent.seconds
+
+    @property
     def total(self) -> int:
         """How many meta-iterations the config asks for."""
         assert self.config.iterations is not None
@@ -178,11 +182,11 @@ class Distillation:
         self.preparation_seconds = time.monotonic() - began
 
     def _choose(self) -> None:
-        rows = choose(self)
+        rows, classes = choose(self), self.data.classes
         images = jnp.asarray(self.preprocessor(self.data.train_images[rows]))
-        labels, classes = self.data.train_labels[rows], self.data.classes
-        state = first_state(self.recipe, self.config, images, labels, classes)
-        self.state, self._is_chosen = spread(self.mesh, state), True
+        labels = self.data.train_labels[rows]
+        chosen = first_state(self.recipe, self.config, images, labels, classes)
+        self.state, self._is_chosen = spread(self.mesh, chosen), True
 
     def give_prepared(self, prepared: Any, seconds: float) -> None:
         """Take what `prepare` made, here or in a run `made_for` the same, in so many seconds."""
@@ -241,10 +245,6 @@ class Distillation:
                 self.state = eqx.tree_at(lambda s: s.rates, self.state, self._watched_rates())
         return metrics
 
-    @property
-    def seconds(self) -> float:
-        return self.spent.seconds
-
     def check(self) -> None:
         """Raise where the state is not one to keep: to be called before it is saved or judged.
 
@@ -264,20 +264,18 @@ class Distillation:
         return gather(self.mesh, self.state)
 
     def distilled(self) -> DistilledSet:
-        """The moving average of the coreset: what is evaluated and released; with several
-        processes, each must call.
-        """
+        """The coreset's moving average: what is evaluated and released; each process must call."""
         if not self.recipe.method.takes_steps:
             self.prepare()
-        config, coreset = self.config, gather(self.mesh, self.state.averaged)
+        coreset = gather(self.mesh, self.state.averaged)
         return DistilledSet(
             images=np.asarray(coreset.images),
             labels=np.asarray(coreset.labels),
-            classes=np.repeat(np.arange(self.data.classes, dtype=np.int32), config.ipc),
+            classes=np.repeat(np.arange(self.data.classes, dtype=np.int32), self.config.ipc),
             class_names=self.data.class_names,
             preprocessor=self.preprocessor,
             log_temperature=float(coreset.log_temperature),
-            flip=bool(config.flip),
+            flip=bool(self.config.flip),
             provenance=provenance(self),
         )
 
