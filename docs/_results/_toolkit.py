@@ -46,6 +46,17 @@ def toolkit(read: Read) -> list[str]:
             "256 wide (`benchmarks/unrolling.py`):",
             table(["rows", "optimiser", "way", "MiB", "time, in that of jax.grad"], rows),
         ]
+    if preconditioners := read("preconditioners"):
+        rows = [[r["problem"], r["preconditioner"], r["steps"] or "-",
+                 short(r["time, in that of none"]) if r["steps"] else "-"]
+                for r in preconditioners["results"]]  # fmt: skip
+        parts += [
+            "Conjugate gradients to an error of 1e-3 of the hypergradient "
+            "(`benchmarks/preconditioners.py`). K-FAC is written out there for this network, its "
+            "factors not counted in the time, and is not in the library: it would have to know "
+            "each kind of layer, and halves the steps at best.",
+            table(["problem", "preconditioner", "steps", "time, in that of none"], rows),
+        ]
     if loops := read("loops"):
         rows = [[r["network"], r["way"], short(1000 * r["seconds"]),
                  short(r["first_call_seconds"])] for r in loops["results"]]  # fmt: skip
