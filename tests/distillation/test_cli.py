@@ -344,7 +344,7 @@ def test_words_that_the_command_line_does_not_know_are_said(capsys):
 def test_a_full_disk_is_one_sentence(finished, capsys, monkeypatch):
     from bilevel_distillation import _artifacts
 
-    def full(*arguments):
+    def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_artifacts, "export", full)
