@@ -72,14 +72,15 @@ def packed(tree: PyTree[Array]) -> list[Array]:
 
 
 def largest(tree: PyTree[Array]) -> Scalar:
-    """The largest absolute value, so that one can divide: the smallest number for 0, and 1 where
-    it is infinite or NaN.
+    """The largest absolute value, so that one can divide: a tiny number where it is less than
+    that, and 1 where it is infinite or NaN.
 
-    For 0 it must not leap: XLA may compute what is rounded to 0 twice, and only once to 0.
+    For 0 it must not leap: XLA may compute what is rounded to 0 twice, and only once to 0. And it
+    must bear being multiplied with other divisors. Squares of what is divided by it do not vanish.
     """
     most = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     size = reduce(jnp.maximum, widen(most))
-    size = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+    size = jnp.maximum(size, float(jnp.finfo(size.dtype).tiny) ** 0.5)
     return jnp.where(jnp.isfinite(size), size, 1).astype(size.dtype)
 
 

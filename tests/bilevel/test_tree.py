@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from bilevel._tree import largest, norm
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e30])
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-20, 1.0, 1e30])
 def test_the_norm_of_numbers_of_any_size(size):
     tree = {"a": jnp.full(3, size), "b": jnp.full((), -size)}
     np.testing.assert_allclose(norm(tree), 2 * size, rtol=1e-6)
@@ -20,9 +21,15 @@ def test_the_norm_of_numbers_of_any_size(size):
 def test_what_one_divides_by_does_not_leap_at_zero():
     """A product with it is small where the numbers are, and 0 where they are."""
     assert float(norm({"a": jnp.zeros(2)})) == 0
-    assert 0 < float(largest([jnp.zeros(2)])) < 1e-37
+    assert 0 < float(largest([jnp.zeros(2)])) < 1e-18
     assert float(largest([jnp.array([1.0, jnp.inf])])) == 1
     assert bool(jnp.isnan(norm([jnp.array([jnp.nan])])))
+
+
+def test_the_norm_of_nothing_over_a_small_number_is_nothing():
+    """XLA divides by the product of two divisors."""
+    found = jax.jit(lambda x, unit: norm(x / unit))(jnp.zeros(2), jnp.asarray(1e-3))
+    assert float(found) == 0
 
 
 ONE_NUMBER = """

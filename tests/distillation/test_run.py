@@ -293,7 +293,7 @@ def test_a_run_whose_data_changed_does_not_go_on(copy, complete, monkeypatch):
     with monkeypatch.context() as patch:
         for i, (what, change) in enumerate(changes.items()):
             changed = replace(data, **change)
-            patch.setattr(module, "load_data", lambda config, changed=changed: changed)
+            patch.setattr(module, "load_parts", lambda config, changed=changed: (changed, None))
             if i == 0:
                 assert run(config) == complete[1]  # complete: it is only read
                 (copy / "results.json").unlink()
