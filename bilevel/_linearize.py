@@ -90,10 +90,10 @@ def linearize(
         >>> bool(jnp.allclose(linear(jnp.ones(2)), model(jnp.ones(2))))
         True
     """
-    if not callable(model):
+    if eqx.is_array(model):
         raise ValueError(
-            f"model is of type {type(model).__name__} and no function: pass what is called with "
-            "the input, e.g. an Equinox module."
+            "model is an array and no function: pass what is called with the input, e.g. an "
+            "Equinox module."
         )
     parameters = eqx.filter(eqx.filter(model, filter_spec), eqx.is_inexact_array)
     if not jax.tree.leaves(parameters):
