@@ -249,7 +249,7 @@ def _read(h: Hypergradient, flat, step, lower, upper):
 @eqx.filter_jit
 def _row_norms(losses: Losses, args, psi0, theta, place, bounds) -> Scaling:
     start, static = eqx.partition(theta, eqx.is_inexact_array)
-    psi, inner_args = _unflattened(along(*place, *bounds), psi0), tuple(args["inner_args"])
+    psi, inner_args = _unflattened(along(*place, *bounds), psi0), args["inner_args"]
     loss = InnerLoss(losses.inner, static, psi, inner_args, {}, losses.inner_has_aux)
     *_, hessian = Stationary(loss).linearize(start, None, rederive=False)
     if not is_wide(start):
