@@ -12,6 +12,7 @@ from jaxtyping import Scalar
 
 from ._closures import put_back, take_tracers
 from ._inner import InnerLoss, Params, evaluate
+from ._mistakes import INNER, OUTER, call
 from ._result import Result, worst
 from ._tree import coarsest, dtypes_of, norm, vdot
 from ._types import PyTree
@@ -34,9 +35,9 @@ class _Tilted(eqx.Module):
     share: Scalar
 
     def __call__(self, theta: PyTree, psi: PyTree, *args: Any, **kwargs: Any) -> Any:
-        out = self.outer(theta, psi, *self.outer_args)
+        out = call(self.outer, OUTER, theta, psi, *self.outer_args)
         added = out[0] if self.has_aux else out
-        found = self.inner(theta, psi, *args, **kwargs)
+        found = call(self.inner, INNER, theta, psi, *args, **kwargs)
         if self.inner_has_aux:
             value, aux = found
             return value + self.share.astype(value.dtype) * added, aux

@@ -20,7 +20,7 @@ from ._inner import (
     check_scalar,
 )
 from ._jaxpr import holds_primitive
-from ._mistakes import call
+from ._mistakes import OUTER, call
 from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
@@ -152,7 +152,7 @@ class _Problem(eqx.Module):
 
     def value_and_aux(self, theta, psi):
         whole = eqx.combine(primal(theta), self.theta_static)
-        out = call(self.outer, "outer(theta, psi, *outer_args)", whole, psi, *self.args)
+        out = call(self.outer, OUTER, whole, psi, *self.args)
         value, aux = out if self.has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux
@@ -166,7 +166,7 @@ def _once_traced(loss, start, solver, problem, key):
         return loss, problem
     loss = moving(loss, solver, start, key).loss
     theta = eqx.combine(primal(start), problem.theta_static)
-    outer = trace_loss(problem.outer, theta, loss.psi, *problem.args)
+    outer = trace_loss(problem.outer, OUTER, theta, loss.psi, *problem.args)
     return loss, eqx.tree_at(lambda at: at.outer, problem, outer)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ._closures import detached, put_back, take_tracers
 from ._inner import InnerLoss, Params, strongly_typed
 from ._loops import holds
+from ._mistakes import INNER
 from ._operator import AbstractOperator
 from ._point import primal
 from ._result import Result, Throw, act_on, failed
@@ -55,7 +56,7 @@ def moving(loss: InnerLoss, solver: AbstractSolver, start: Params, key) -> Movin
         theta0 = eqx.combine(primal(start), loss.theta_static)
         return over_functions(
             loss.inner,
-            lambda function: trace_loss(function, theta0, loss.psi, *loss.args, **kwargs),
+            lambda function: trace_loss(function, INNER, theta0, loss.psi, *loss.args, **kwargs),
         )
 
     traced = trace(start)

@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray, Scalar
 
 from ._jaxpr import holds_primitive
 from ._loops import holds
-from ._mistakes import call
+from ._mistakes import INNER, call
 from ._point import primal
 from ._traced_loss import TracedLoss
 from ._tree import cast, dtypes_of
@@ -140,8 +140,7 @@ class InnerLoss(eqx.Module):
         theta = theta if self.dtypes is None else cast(theta, self.dtypes)
         kwargs = self.kwargs if key is None else self.kwargs | {"key": key}
         whole = eqx.combine(theta, self.theta_static)
-        form = "inner(theta, psi, *inner_args)"
-        out = call(self.inner, form, whole, self.psi, *self.args, **kwargs)
+        out = call(self.inner, INNER, whole, self.psi, *self.args, **kwargs)
         if not self.has_aux:
             return out, None
         if not (isinstance(out, tuple) and len(out) == 2):

@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._inner import as_arrays, check_args, check_callable
+from ._mistakes import INNER, OUTER
 from ._outer import Losses, Outer
 from ._outer_descent import Descent, Minimum, OuterStep
 from ._result import Result, Throw, act_on, check_throw, failed, worst
@@ -109,9 +110,9 @@ def minimize(
     inverse = inverse_for(inner, inverse_hvp)
     args = {"outer_args": tuple(outer_args), "inner_args": tuple(inner_args)}
     if not is_jit_disabled():  # those of the same code are the same program
-        outer = trace_loss(outer, theta0, psi0, *args["outer_args"])
+        outer = trace_loss(outer, OUTER, theta0, psi0, *args["outer_args"])
         inner = over_functions(
-            inner, lambda function: trace_loss(function, theta0, psi0, *args["inner_args"])
+            inner, lambda function: trace_loss(function, INNER, theta0, psi0, *args["inner_args"])
         )
     problem = Outer(
         Losses(outer, inner, has_aux, inner_has_aux),

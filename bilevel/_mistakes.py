@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+INNER = "inner(theta, psi, *inner_args)"
+OUTER = "outer(theta, psi, *outer_args)"
+
 
 def check_steps(steps: Any, name: str = "steps", least: int = 1) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ._closures import contents, holds_tracers
 from ._jaxpr import alike, interpret
+from ._mistakes import call
 from ._varying import axes_of
 
 
@@ -55,8 +56,8 @@ class TracedLoss(eqx.Module):
         return any(reached[at] for at in self._of_value(has_aux))
 
 
-def trace_loss(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> TracedLoss:
-    """`inner` for arguments of these forms.
+def trace_loss(inner: Callable[..., Any], form: str, *args: Any, **kwargs: Any) -> TracedLoss:
+    """`inner`, called as in `form`, for arguments like these.
 
     The trace of a function is kept as long as the function is, so that what was compiled for it
     is found again; but not where it closes over tracers, or over other things than before. A
@@ -64,16 +65,16 @@ def trace_loss(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> TracedLo
     """
     arrays, static = eqx.partition((args, kwargs), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
-    form = (structure, tuple(jax.typeof(leaf) for leaf in leaves))
+    types = (structure, tuple(jax.typeof(leaf) for leaf in leaves))
     known = _kept(inner)
     held = contents(inner)
-    for same_form, same_static, same_held, traced in known:
-        alike = same_form == form and eqx.tree_equal(same_static, static) is True
+    for same_types, same_static, same_held, traced in known:
+        alike = same_types == types and eqx.tree_equal(same_static, static) is True
         if alike and all(a is b for a, b in zip(same_held, held, strict=True)):
             return traced
-    traced = _trace(inner, leaves, structure, static)
+    traced = _trace(inner, form, leaves, structure, static)
     if not any(isinstance(const, Tracer) for const in traced.consts) and not holds_tracers(inner):
-        known.append((form, static, held, traced))
+        known.append((types, static, held, traced))
         del known[:-MOST_KEPT]
     return traced
 
@@ -91,12 +92,12 @@ def _kept(inner: Callable[..., Any]) -> list:
         return []
 
 
-def _trace(inner, leaves, structure, static) -> TracedLoss:
+def _trace(inner, form, leaves, structure, static) -> TracedLoss:
     held: list[Any] = []
 
     def flat(*leaves):
         args, kwargs = eqx.combine(jax.tree.unflatten(structure, leaves), static)
-        out, rest = eqx.partition(inner(*args, **kwargs), eqx.is_array_like)
+        out, rest = eqx.partition(call(inner, form, *args, **kwargs), eqx.is_array_like)
         found, out_structure = jax.tree.flatten(out)
         held.append((out_structure, rest))
         return found

@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
-from ._mistakes import call
+from ._mistakes import OUTER, call
 from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
 from ._tree import norm, split_key
@@ -249,9 +249,7 @@ def _unrolled(psi, theta0, problem, solver, steps, remat, state, has_aux):
         loss = InnerLoss(inner, static, psi, inner_args)
         loss = in_mixed_mode(loss, state.theta, state.key)
         theta = _in_segments(loss, solver, state, steps, remat).theta
-        out = call(
-            outer, "outer(theta, psi, *outer_args)", eqx.combine(theta, static), psi, *outer_args
-        )
+        out = call(outer, OUTER, eqx.combine(theta, static), psi, *outer_args)
         value, aux = out if has_aux else (out, None)
         check_scalar(value, "outer")
         return value, aux

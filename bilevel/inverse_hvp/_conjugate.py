@@ -119,7 +119,7 @@ class ConjugateGradients(eqx.Module):
             error = _relative(left, squared)
         done = ~(preconditioned > 0) | (error <= self.rtol)
         return ConjugateGradientState(
-            x if x0 is None else x0, residual, direction, zero, jnp.asarray(0), error, done,
+            x if x0 is None else x0, residual, direction, zero, jnp.zeros((), int), error, done,
             preconditioned, squared, no, no, checking, gains, searched,
         )  # fmt: skip
 

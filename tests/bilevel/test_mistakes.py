@@ -17,8 +17,8 @@ from bilevel import (
     minimize,
     unrolled_grad,
 )
-from bilevel.inverse_hvp import CG, SGD, Dense, Neumann
-from bilevel.problems import Constrained
+from bilevel.inverse_hvp import CG, SGD, Dense, FiniteDifference, Lineax, Neumann
+from bilevel.problems import Constrained, Root
 from bilevel.single_loop import SOBA
 from bilevel.solvers import (
     LBFGS,
@@ -130,6 +130,22 @@ MISTAKES = {
     ),
     "an outer loss without psi": (
         lambda: call(also_outer=lambda t: jnp.sum(t**2)), ("outer(theta, psi", "too many"),
+    ),
+    "the same in minimize": (
+        lambda: minimize(lambda t: jnp.sum(t**2), inner, PSI, START),
+        ("outer(theta, psi", "too many"),
+    ),
+    "the same by differences": (
+        lambda: call(also_outer=lambda t: jnp.sum(t**2), inverse_hvp=FiniteDifference()),
+        ("outer(theta, psi", "too many"),
+    ),
+    "arguments that a root was not given": (
+        lambda: hypergradient(outer, Root(lambda t, p, x: t - p * x), solver=Newton())(PSI, START),
+        ("inner(theta, psi", "'x'"),
+    ),
+    "NumPy in the inner loss of minimize": (
+        lambda: minimize(outer, lambda t, p: np.sum((np.asarray(t) - p) ** 2), PSI, START),
+        ("inner(theta, psi", "`jax.numpy`"),
     ),
     "NumPy in the inner loss": (
         lambda: call(also_inner=lambda t, p: np.sum((np.asarray(t) - 1) ** 2)),
