@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import minimize
 
 MAX_STEPS = 2000
+KICKS = 5
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Reference:
 
 def solve_exactly(problem: Problem, error: float) -> tuple[Problem, Reference]:
     with jax.enable_x64(True):
-        problem = replace(problem, theta=_minimise(problem))
-        iterates = [(r, np.asarray(grad), b) for r, grad, b in conjugate_gradients(problem)]
+        problem, iterates = _minimum(problem)
     exact = iterates[-1][1]
     errors = [np.linalg.norm(grad - exact) / np.linalg.norm(exact) for _, grad, _ in iterates]
     # The first step after which no error is above it.
@@ -33,6 +33,28 @@ def solve_exactly(problem: Problem, error: float) -> tuple[Problem, Reference]:
     residual = iterates[min(steps, len(iterates)) - 1][0]
     curvature = 1.1 * max(rayleigh for _, _, rayleigh in iterates)
     return problem, Reference(exact, steps, 1.001 * residual, curvature)
+
+
+def _minimum(problem):
+    """The problem at a strict minimum, and the iterates there: from a saddle point, at which a
+    network's dead units can hold a gradient of zero, a kick leads on.
+    """
+    for seed in range(KICKS):
+        problem = replace(problem, theta=_minimise(problem))
+        try:
+            return problem, [
+                (r, np.asarray(grad), b) for r, grad, b in conjugate_gradients(problem)
+            ]
+        except Saddle as saddle:
+            reason = saddle
+        rng = np.random.default_rng(seed)
+        kicked = (leaf + 1e-2 * rng.normal(size=leaf.shape) for leaf in problem.theta)
+        problem = replace(problem, theta=tuple(kicked))
+    raise reason
+
+
+class Saddle(RuntimeError):
+    """theta* has a direction of no positive curvature."""
 
 
 def _minimise(problem):
@@ -96,7 +118,7 @@ def conjugate_gradients(problem: Problem):
     for _ in range(MAX_STEPS):
         state, curvature, grad, bound = step(state, theta, psi, train)
         if not curvature > 0:
-            raise RuntimeError(f"{problem.name}: theta* is not a strict minimum")
+            raise Saddle(f"{problem.name}: theta* is not a strict minimum")
         residual = float(jnp.linalg.norm(state[1]) / jnp.linalg.norm(flat))
         yield residual, grad, float(bound)
         if residual < 1e-12:

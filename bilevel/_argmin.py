@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
-from ._implicit import attach, moving
+from ._implicit import as_it_is, attach, moving
 from ._inner import InnerLoss, as_arrays, check_callable, strongly_typed
 from ._point import primal
 from ._result import Throw, act_on, check_throw
@@ -94,6 +94,7 @@ def argmin(
         loss, start = begin(loss, start)
         keys = split_key(key, 3)
         if not holds_tracers(psi, start, args, kwargs, keys, inner, inner_solver, inverse):
+            loss = as_it_is(loss, inner_solver, start, key)
             theta, record = inner_solver(loss, start, keys[0])
         else:
             moved = moving(loss, inner_solver, start, key)

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._hypergradient import hypergradient
+from ._implicit import as_it_is
 from ._inner import InnerLoss, as_arrays
 from ._point import primal
 from ._record import Hypergradient
@@ -199,6 +200,7 @@ def check_hypergradient(
         start, static = eqx.partition(theta0, eqx.is_inexact_array)
         loss = InnerLoss(inner, static, psi, tuple(inner_args), {}, inner_has_aux)
         loss, start = begin(loss, start)
+        loss = as_it_is(loss, inner_solver, start, key)
         theta = rejoin(loss, eqx.filter(found.theta, eqx.is_inexact_array), found.inner.multipliers)
 
         def condition(psi):

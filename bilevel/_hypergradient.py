@@ -1,5 +1,6 @@
 """The hypergradient: the derivative of an outer loss at the solution of an inner problem."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from ._closures import detached, holds_tracers, put_back
 from ._differences import by_differences, without_derivative
-from ._implicit import attach, invert, moving, warn_of_unused_psi
+from ._implicit import as_it_is, attach, invert, moving, warn_of_unused_psi
 from ._inner import (
     InnerLoss,
     as_arrays,
@@ -126,12 +127,15 @@ def hypergradient(
         v0 = None if v0 is None else eqx.filter(v0, eqx.is_inexact_array)
         problem = _Problem(outer, has_aux, tuple(outer_args), static)
         given = (psi, start, loss.args, problem, keys, v0, inner, inner_solver, inverse)
+        traced = holds_tracers(*given)
+        if not traced:
+            loss = as_it_is(loss, inner_solver, start, keys[0])
+            problem = problem.as_it_is(start, psi)
         if isinstance(inverse, FiniteDifference):
             h = _without_hessian(loss, start, inner_solver, problem, inverse, keys)
-        elif holds_tracers(*given):
+        elif traced:
             h = _traced(loss, start, inner_solver, problem, detached(inverse), keys, v0, throw)
         else:
-            loss, problem = _once_traced(loss, start, inner_solver, problem, keys[0])
             h, silent = _computed(loss, start, inner_solver, problem, inverse, keys, v0)
             if bool(silent):
                 warn_of_unused_psi(inner_solver.condition(loss))
@@ -157,17 +161,12 @@ class _Problem(eqx.Module):
         check_scalar(value, "outer")
         return value, aux
 
-
-def _once_traced(loss, start, solver, problem, key):
-    """Both losses as programs: those of the same code are the same, and what they close over is
-    handed over as any argument.
-    """
-    if key is not None or is_jit_disabled():  # a solver may refuse the key
-        return loss, problem
-    loss = moving(loss, solver, start, key).loss
-    theta = eqx.combine(primal(start), problem.theta_static)
-    outer = trace_loss(problem.outer, OUTER, theta, loss.psi, *problem.args)
-    return loss, eqx.tree_at(lambda at: at.outer, problem, outer)
+    def as_it_is(self, theta, psi) -> "_Problem":
+        if is_jit_disabled():
+            return self
+        theta = eqx.combine(primal(theta), self.theta_static)
+        traced = trace_loss(self.outer, OUTER, theta, psi, *self.args)
+        return dataclasses.replace(self, outer=traced)
 
 
 def _computed(loss, start, solver, problem, inverse, keys, v0):

@@ -24,7 +24,7 @@ from ._operator import AbstractOperator
 from ._point import primal
 from ._result import Result, Throw, act_on, failed
 from ._stationarity import judge
-from ._traced_loss import trace_loss
+from ._traced_loss import is_jit_disabled, trace_loss
 from ._tree import negative
 from ._varying import vary, varying
 from .inverse_hvp import AbstractInverseHVP, Adjoint
@@ -69,6 +69,21 @@ def moving(loss: InnerLoss, solver: AbstractSolver, start: Params, key) -> Movin
     skeleton, held = take_tracers(solver)
     closed = eqx.tree_at(lambda at: at.inner, loss, strongly_typed(traced))
     return Moving(closed, skeleton, held, start)
+
+
+def as_it_is(loss: InnerLoss, solver: AbstractSolver, start: Params, key) -> InnerLoss:
+    """The loss as the program that its functions now are, with what they close over as arguments.
+
+    jit would keep what a global or an attribute was when it met a function first.
+    """
+    if is_jit_disabled():
+        return loss
+    try:
+        return moving(loss, solver, start, key).loss
+    except ValueError:
+        if key is None:
+            raise
+        return loss  # a solver that refuses keys says so better
 
 
 def attach(

@@ -1,12 +1,21 @@
 """Walks over what jax has traced: its equations, and its values under another meaning."""
 
+import dataclasses
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from ._closures import contents
+
 JITS = ("jit", "pjit")
+RULES = {
+    "custom_jvp_call": ("jvp_jaxpr_fun",),
+    "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees"),
+}
+"""The parameters that hold a function's own derivative rule, by primitive."""
 
 
 def holds_primitive(primitive: str, jaxpr: Any) -> bool:
@@ -61,11 +70,12 @@ def interpret(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def alike(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any, *, rules_too: bool = True) -> bool:
     """Whether two jaxprs are the same program, whatever their variables are called.
 
-    Functions in their parameters (derivative rules, callbacks) must be the very same; what cannot
-    be compared is not alike.
+    Functions in their parameters (callbacks, derivative rules) must be the same code and close
+    over the same, but for derivative rules without `rules_too`; what cannot be compared is not
+    alike.
     """
     if one is other:
         return True
@@ -87,16 +97,23 @@ def alike(one: Any, other: Any) -> bool:
             return (
                 hasattr(a, "val")
                 and hasattr(b, "val")
-                and _same(a.val, b.val)
+                and _same(a.val, b.val, True)
                 and (a.aval == b.aval)
             )
         return names.get(a) is b
+
+    def same_params(a, b) -> bool:
+        ignored = () if rules_too else RULES.get(a.primitive.name, ())
+        return a.params.keys() == b.params.keys() and all(
+            name in ignored or _same(value, b.params[name], rules_too)
+            for name, value in a.params.items()
+        )
 
     def same_equation(a, b) -> bool:
         return (
             a.primitive is b.primitive
             and read(a.invars, b.invars)
-            and _same(a.params, b.params)
+            and same_params(a, b)
             and a.effects == b.effects
             and define(a.outvars, b.outvars)
         )
@@ -109,21 +126,25 @@ def alike(one: Any, other: Any) -> bool:
     )
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, rules_too: bool) -> bool:
     """Whether two parameters of an equation are equal, or two numbers written in it."""
+
+    def same(a, b):
+        return _same(a, b, rules_too)
+
     if a is b:
         return True
     if type(a) is not type(b):
         return False
     if _is_jaxpr(a):
         closed = hasattr(a, "jaxpr")
-        if closed and not (len(a.consts) == len(b.consts) and all(map(_same, a.consts, b.consts))):
+        if closed and not same(list(a.consts), list(b.consts)):
             return False
-        return alike(a.jaxpr, b.jaxpr) if closed else alike(a, b)
+        return alike(*((a.jaxpr, b.jaxpr) if closed else (a, b)), rules_too=rules_too)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.ndarray | np.generic | jax.Array):
         first, second = np.asarray(a), np.asarray(b)
         return (
@@ -132,8 +153,35 @@ def _same(a: Any, b: Any) -> bool:
             and (first.shape == second.shape)
         )
     if callable(a):
-        return False
+        return _same_function(a, b)
     try:
         return bool(a == b)
     except Exception:  # objects of whoever made the primitive
         return False
+
+
+def _same_function(a: Any, b: Any) -> bool:
+    if dataclasses.is_dataclass(a):  # jax' own, around a callback
+        fields = [field.name for field in dataclasses.fields(a)]
+        return all(_same_held(getattr(a, name), getattr(b, name)) for name in fields)
+    if not isinstance(a, types.FunctionType) or a.__code__ is not b.__code__:
+        return False
+    return (
+        a.__globals__ is b.__globals__
+        and _same_held(a.__defaults__, b.__defaults__)
+        and _same_held(a.__kwdefaults__, b.__kwdefaults__)
+        and _same_held(tuple(contents(a)), tuple(contents(b)))
+    )
+
+
+def _same_held(a: Any, b: Any) -> bool:
+    """Whether what two functions hold is the same, and remains so."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same_held, a, b))
+    if isinstance(a, bool | int | float | str | bytes | jax.Array | jax.tree_util.PyTreeDef):
+        return _same(a, b, True)
+    return callable(a) and _same_function(a, b)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer, eval_jaxpr
 from jaxtyping import Array
 
-from ._closures import contents, holds_tracers
+from ._closures import holds_tracers
 from ._jaxpr import alike, interpret
 from ._mistakes import call
 from ._varying import axes_of
@@ -59,24 +59,26 @@ class TracedLoss(eqx.Module):
 def trace_loss(inner: Callable[..., Any], form: str, *args: Any, **kwargs: Any) -> TracedLoss:
     """`inner`, called as in `form`, for arguments like these.
 
-    The trace of a function is kept as long as the function is, so that what was compiled for it
-    is found again; but not where it closes over tracers, or over other things than before. A
-    function that is made anew, of the same code, comes to the same trace and the same program.
+    It is traced anew each time, so that it is what the function now does: what it closes over, a
+    global or an attribute may have changed. Where it comes to a program that was met before, it
+    is that very one, and nothing is compiled again.
     """
     arrays, static = eqx.partition((args, kwargs), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
-    types = (structure, tuple(jax.typeof(leaf) for leaf in leaves))
-    known = _kept(inner)
-    held = contents(inner)
-    for same_types, same_static, same_held, traced in known:
-        alike = same_types == types and eqx.tree_equal(same_static, static) is True
-        if alike and all(a is b for a, b in zip(same_held, held, strict=True)):
-            return traced
-    traced = _trace(inner, form, leaves, structure, static)
-    if not any(isinstance(const, Tracer) for const in traced.consts) and not holds_tracers(inner):
-        known.append((types, static, held, traced))
-        del known[:-MOST_KEPT]
-    return traced
+    held: list[Any] = []
+
+    def flat(*leaves):
+        args, kwargs = eqx.combine(jax.tree.unflatten(structure, leaves), static)
+        out, rest = eqx.partition(call(inner, form, *args, **kwargs), eqx.is_array_like)
+        found, out_structure = jax.tree.flatten(out)
+        held.append((out_structure, rest))
+        return found
+
+    closed = jax.make_jaxpr(flat)(*leaves)
+    consts = list(map(jnp.asarray, closed.consts))
+    passing = any(isinstance(const, Tracer) for const in consts) or holds_tracers(inner)
+    jaxpr = _known_form_of(closed.jaxpr, [] if passing else _kept(inner))
+    return TracedLoss(consts, jaxpr, structure, held[-1])
 
 
 MOST_KEPT = 8
@@ -92,33 +94,36 @@ def _kept(inner: Callable[..., Any]) -> list:
         return []
 
 
-def _trace(inner, form, leaves, structure, static) -> TracedLoss:
-    held: list[Any] = []
-
-    def flat(*leaves):
-        args, kwargs = eqx.combine(jax.tree.unflatten(structure, leaves), static)
-        out, rest = eqx.partition(call(inner, form, *args, **kwargs), eqx.is_array_like)
-        found, out_structure = jax.tree.flatten(out)
-        held.append((out_structure, rest))
-        return found
-
-    closed = jax.make_jaxpr(flat)(*leaves)
-    consts = list(map(jnp.asarray, closed.consts))
-    return TracedLoss(consts, _known_form_of(closed.jaxpr), structure, held[-1])
+def traced_now(function: Callable[..., Any], form: str, *args: Any, **kwargs: Any) -> Any:
+    """`trace_loss`; the function as it is under a transformation of jax', and without jit."""
+    if is_jit_disabled() or holds_tracers(function, args, kwargs):
+        return function
+    return trace_loss(function, form, *args, **kwargs)
 
 
-def _known_form_of(jaxpr: Any) -> Any:
-    """A jaxpr that is the same program and was met before, or this one."""
+def _known_form_of(jaxpr: Any, kept: list) -> Any:
+    """A jaxpr that is the same program and was met before, or this one.
+
+    `kept` are those of the same function: derivative rules in it are the same, though jax wraps
+    them anew each time.
+    """
+    for known in kept:
+        if alike(known, jaxpr, rules_too=False):
+            return known
     inputs = tuple(var.aval for var in (*jaxpr.constvars, *jaxpr.invars))
     names = tuple(equation.primitive.name for equation in jaxpr.eqns)
     found = _FORMS.setdefault((inputs, names), [])
     for known in found:
         if alike(known, jaxpr):
-            return known
-    found.append(jaxpr)
+            jaxpr = known
+            break
+    else:
+        found.append(jaxpr)
     del found[:-MOST_KEPT]
     while len(_FORMS) > MOST_FORMS:
         del _FORMS[next(iter(_FORMS))]
+    kept.append(jaxpr)
+    del kept[:-MOST_KEPT]
     return jaxpr
 
 

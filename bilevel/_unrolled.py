@@ -10,11 +10,14 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
+from ._closures import holds_tracers
+from ._implicit import as_it_is
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
 from ._mistakes import OUTER, call
 from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
+from ._traced_loss import is_jit_disabled, trace_loss
 from ._tree import norm, split_key
 from ._types import PyTree
 from .functions import UnrolledGradFn, UnrolledValueAndGradFn, _described
@@ -91,6 +94,8 @@ def unrolled_value_and_grad(
         check_args(inner_args, "inner_args")
         solver_key, *_ = split_key(key, 4)  # as in `hypergradient`: the same noise
         problem = (outer, inner, tuple(outer_args), tuple(inner_args))
+        if not holds_tracers(psi, theta0, problem, solver, start, key):
+            problem = _as_it_is(problem, solver, psi, theta0, solver_key)
         first = solver.steps - window if start is None else start
         state = _before(psi, theta0, problem, solver, first, solver.steps - window, solver_key)
         (value, aux), grad = _unrolled(psi, theta0, problem, solver, window, remat, state, has_aux)
@@ -210,6 +215,17 @@ def _check(solver, truncate, window, start, remat) -> int:
             f"give 0 to {solver.steps - width}."
         )
     return width
+
+
+def _as_it_is(problem, solver, psi, theta0, key):
+    """The problem with both losses as the programs that they now are."""
+    if is_jit_disabled():
+        return problem
+    outer, inner, outer_args, inner_args = problem
+    start, static = eqx.partition(theta0, eqx.is_inexact_array)
+    loss = as_it_is(InnerLoss(inner, static, psi, inner_args), solver, start, key)
+    outer = trace_loss(outer, OUTER, theta0, psi, *outer_args)
+    return outer, loss.inner, outer_args, inner_args
 
 
 def _before(psi, theta0, problem, solver, first, most, key) -> Descent:

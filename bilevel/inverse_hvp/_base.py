@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
 
 from .._operator import AbstractOperator, Damped, Gram, Wide, as_operator
 from .._result import Result, worst
+from .._traced_loss import traced_now
 from .._tree import (
     cast,
     check_form,
@@ -144,6 +145,8 @@ class AbstractInverseHVP(eqx.Module):
             v0: a warm start, shaped like `g`.
             key: for stochastic Hessian-vector products.
         """
+        if not isinstance(hvp, AbstractOperator):
+            hvp = traced_now(hvp, "hvp(v)", g, *(() if key is None else (key,)))
         operator, dtypes, tolerance = as_operator(hvp), dtypes_of(g), self.tolerance(g)
         if v0 is not None:
             check_form(v0, g, "v0 is", "v", "theta")

@@ -15,6 +15,7 @@ from .._inner import InnerLoss, in_wide_type
 from .._point import Multipliers, primal
 from .._result import Result, worst
 from .._stationarity import exceeds, near_enough, relative_distance
+from .._traced_loss import traced_now
 from .._tree import (
     cast,
     check_form,
@@ -121,6 +122,8 @@ class AbstractSolver(eqx.Module):
     ) -> tuple[PyTree[Array], InnerRecord]:
         """theta* and an `InnerRecord`."""
         solve_key, last_key = split_key(key, 2)
+        if not isinstance(loss, InnerLoss):
+            loss = traced_now(loss, "loss(theta)", theta0, **({} if key is None else {"key": key}))
         steps = find(self, loss, theta0, solve_key)
         condition = self.condition(loss)
         found = value_and_residual(condition, steps.theta, last_key)

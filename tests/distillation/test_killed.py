@@ -12,8 +12,6 @@ import pytest
 
 from bilevel_distillation._methods import METHODS
 
-pytestmark = pytest.mark.slow
-
 ITERATIONS = 10
 RUN = """
 import sys
@@ -32,57 +30,57 @@ for method in sys.argv[2:]:
 """
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    """All methods in one test: what a process imports and compiles is done once for them all."""
+    start, whole, broken = starter(tmp_path), tmp_path / "whole", tmp_path / "broken"
+    finish(start(whole, *METHODS))
+    moments = {method: kill_at_some_moment(start, broken, method) for method in METHODS}
+    finish(start(broken, *METHODS))
+    for method, moment in moments.items():
+        one, other = what_is_left(whole / method), what_is_left(broken / method)
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name] == other[name], f"{name} of {method}, killed after iteration {moment}"
+
+
+def starter(tmp_path):
     """Starts runs by some methods, each in its own folder of the one given."""
-    place = tmp_path_factory.mktemp("compiled")
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(place),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
-    def begin(out, *methods):
+    def start(out, *methods):
         command = [sys.executable, "-c", RUN, str(out), *methods]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
-    return begin
+    return start
 
 
-@pytest.fixture(scope="module")
-def whole(start, tmp_path_factory):
-    """A folder of runs that nothing interrupted."""
-    out = tmp_path_factory.mktemp("whole")
-    process = start(out, *METHODS)
+def finish(process):
     _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
-    return out
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_killed_run_goes_on_to_the_same_bits(method, start, whole, tmp_path):
+def kill_at_some_moment(start, out, method):
+    """The iteration after which the run was killed."""
     moment = int(np.random.default_rng().integers(1, ITERATIONS - 3))
-    takes_steps = METHODS[method].takes_steps
-    process, folder = start(tmp_path, method), tmp_path / method
+    process, folder = start(out, method), out / method
     until = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < until:
-        if (
-            newest_checkpoint(folder) >= moment
-            if takes_steps
-            else (folder / "config.json").exists()
-        ):
+        if METHODS[method].takes_steps:
+            there = newest_checkpoint(folder) >= moment
+        else:
+            there = (folder / "config.json").exists()
+        if there:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"it had ended before iteration {moment}"
+    assert process.returncode == -signal.SIGKILL, f"{method} had ended before iteration {moment}"
     assert not (folder / "results.json").exists()
-    again = start(tmp_path, method)
-    _, said = again.communicate(timeout=300)
-    assert again.returncode == 0, said
-    one, other = what_is_left(whole / method), what_is_left(folder)
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name] == other[name], f"{name} differs, killed after iteration {moment}"
+    return moment
 
 
 def newest_checkpoint(folder) -> int:
