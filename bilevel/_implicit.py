@@ -100,7 +100,16 @@ def attach(
     In reverse mode alone the linear solve need not be traced, and is dispatched where it should.
     """
     rule = _attach if forward_mode else _attach_reverse
-    return rule(moved, theta, keys, take_tracers(inverse), throw)
+    try:
+        return rule(moved, theta, keys, take_tracers(inverse), throw)
+    except TypeError as error:
+        if forward_mode or "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "The derivative of a solution is in reverse mode unless asked otherwise, and this is "
+            "forward-mode (jax.jvp, jax.jacfwd): pass forward_mode=True to argmin, root or "
+            "fixed_point."
+        ) from error
 
 
 def _found(moved, theta, keys, inverse, throw):

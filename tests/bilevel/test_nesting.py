@@ -94,7 +94,7 @@ def test_jacobians_of_theta(x64):
 
 def test_forward_mode_must_be_asked_for(x64):
     fit = argmin(quartic, solver=Newton(steps=10))
-    with pytest.raises(TypeError, match="forward-mode"):
+    with pytest.raises(TypeError, match="forward_mode=True"):
         jax.jvp(lambda psi: fit(psi, jnp.zeros(2)), (jnp.ones(2),), (jnp.ones(2),))
 
 
