@@ -145,7 +145,7 @@ class AbstractInverseHVP(eqx.Module):
             v0: a warm start, shaped like `g`.
             key: for stochastic Hessian-vector products.
         """
-        if not isinstance(hvp, AbstractOperator):
+        if not hasattr(hvp, "symmetric"):  # a mere function
             hvp = traced_now(hvp, "hvp(v)", g, *(() if key is None else (key,)))
         operator, dtypes, tolerance = as_operator(hvp), dtypes_of(g), self.tolerance(g)
         if v0 is not None:
