@@ -85,9 +85,20 @@ MOST_KEPT = 8
 MOST_FORMS = 256
 _FORMS: dict[Any, list] = {}
 _KEPT: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_OF_MODULES: dict[int, tuple[Any, dict]] = {}
 
 
 def _kept(inner: Callable[..., Any]) -> list:
+    """The programs that this very function came to before; of a method, those of a module, whose
+    fields do not change.
+    """
+    owner, function = getattr(inner, "__self__", None), getattr(inner, "__func__", None)
+    if function is not None:  # a method is made anew each time that it is asked for
+        if not isinstance(owner, eqx.Module):
+            return []
+        place = id(owner)
+        gone = weakref.ref(owner, lambda _: _OF_MODULES.pop(place, None))
+        return _OF_MODULES.setdefault(place, (gone, {}))[1].setdefault(function, [])
     try:
         return _KEPT.setdefault(inner, [])
     except TypeError:  # one that cannot be referred to weakly, or has no hash
