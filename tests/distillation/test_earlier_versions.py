@@ -49,7 +49,7 @@ def images(folder):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"linear_solver": "cholesky"}, {"method": "frepo"}, {"solve": "adam", "adam_steps": 2}],
+    [{"linear_solver": "cholesky"}, {"solve": "adam", "adam_steps": 2}],
 )
 def test_what_computes_as_before_goes_on_to_the_same_bits(settings, tmp_path, monkeypatch):
     config = replace(TINY, **settings)

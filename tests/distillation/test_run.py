@@ -4,11 +4,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -342,51 +338,6 @@ def test_the_end_of_a_terminal_stops_a_run_as_ctrl_c_does():
             assert not signals.caught
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.slow
-def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from bilevel_distillation import *;"
-        "from tests_config import TINY; from dataclasses import replace;"
-        "run(replace(TINY, iterations=60, out=Path(sys.argv[1])))"
-    )
-    source = f"from bilevel_distillation import *\nTINY = {TINY!r}\n"
-    source = "from pathlib import Path, PosixPath\n" + source
-    (tmp_path / "tests_config.py").write_text(source)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-    said = (tmp_path / "stderr.txt").open("w")
-
-    def start(out):
-        command = [sys.executable, "-c", script, str(out)]
-        return subprocess.Popen(command, env=environment, stderr=said)
-
-    assert start(tmp_path / "whole").wait(300) == 0, Path(said.name).read_text()
-    seed = int(time.time())
-    rng = np.random.default_rng(seed)
-    out, killed = tmp_path / "killed", 0
-    for moment in sorted(rng.integers(1, 55, size=3)):
-        process = start(out)
-        while process.poll() is None and newest_checkpoint(out) < moment:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed == 3, f"seed {seed}"
-    assert start(out).wait(300) == 0, Path(said.name).read_text()
-    said.close()
-    assert_same_bits(arrays(tmp_path / "whole"), arrays(out))
-
-
-def newest_checkpoint(out) -> int:
-    folder = out / "checkpoints"
-    names = [p.name for p in folder.iterdir()] if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def test_an_adjoint_that_was_not_solved_is_said(tmp_path, complete):
