@@ -1,6 +1,5 @@
 from collections.abc import Callable
 
-import lineax as lx
 import optax
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
@@ -9,7 +8,6 @@ from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._cg import CG
 from ._dense import Dense
-from ._lineax import Lineax
 
 MOST_MATERIALISED = 512
 """Numbers up to which theta's Jacobian is a matrix that is quickly made and factorised."""
@@ -40,6 +38,10 @@ class Suited(AbstractInverseHVP):
             return Dense().solve(hvp, g, v0, key)
         if key is not None or loops_slowly(hvp, g):
             return CG()._solve_normal_equations(hvp, g, key)
+        import lineax as lx  # only now: it takes a tenth of a second
+
+        from ._lineax import Lineax
+
         rtol = default_rtol(g) / 4
         gmres = lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
         return Lineax(gmres).solve(hvp, g, v0, key)

@@ -30,7 +30,7 @@ def test_every_public_name_is_in_the_reference(module):
     package = bilevel if module == "bilevel" else getattr(bilevel, module.split(".")[1])
     public = {
         f"{module}.{name}"
-        for name, value in vars(package).items()
+        for name, value in ((name, getattr(package, name)) for name in dir(package))
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     assert public and public <= shown, f"not in docs/api: {sorted(public - shown)}"

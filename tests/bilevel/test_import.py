@@ -13,7 +13,7 @@ import bilevel
 
 SOURCES = sorted(Path(bilevel.__file__).parent.rglob("*.py"))
 ALLOWED = {"jax", "numpy", "equinox", "optax", "lineax", "jaxtyping"}
-HEAVY = ["datasets", "matplotlib", "sklearn", "pandas", "PIL", "jaxopt", "optimistix"]
+HEAVY = ["datasets", "matplotlib", "sklearn", "pandas", "PIL", "jaxopt", "optimistix", "lineax"]
 
 
 def imported(source):
@@ -42,11 +42,18 @@ def test_an_import_is_light():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_what_is_imported_late_is_there():
+    assert "Lineax" in dir(bilevel.inverse_hvp)
+    assert bilevel.inverse_hvp.Lineax.__name__ == "Lineax"
+    with pytest.raises(AttributeError, match="no attribute 'Linax'"):
+        _ = bilevel.inverse_hvp.Linax
+
+
 MODULES = (bilevel, bilevel.solvers, bilevel.inverse_hvp)
 PUBLIC = {
     name: value
     for module in MODULES
-    for name, value in vars(module).items()
+    for name, value in ((name, getattr(module, name)) for name in dir(module))
     if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
 }
 SETTABLE = (bilevel.solvers.AbstractSolver, bilevel.inverse_hvp.AbstractInverseHVP)
