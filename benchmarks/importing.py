@@ -18,7 +18,7 @@ from _report import table
 
 WHAT = {
     "jax": "import jax",
-    "jax, equinox, optax, lineax": "import jax, equinox, optax, lineax",
+    "jax, equinox, optax": "import jax, equinox, optax",
     "bilevel": "import bilevel",
 }
 
