@@ -26,7 +26,7 @@ from ._point import primal
 from ._record import Hypergradient
 from ._result import Result, Throw, act_on, check_throw, failed, worst
 from ._stationarity import amend, exceeds, judge
-from ._traced_loss import is_jit_disabled, trace_loss
+from ._traced_loss import traced_now
 from ._tree import negative, split_key
 from ._types import PyTree
 from .functions import HypergradientFn, _described
@@ -162,11 +162,9 @@ class _Problem(eqx.Module):
         return value, aux
 
     def as_it_is(self, theta, psi) -> "_Problem":
-        if is_jit_disabled():
-            return self
         theta = eqx.combine(primal(theta), self.theta_static)
-        traced = trace_loss(self.outer, OUTER, theta, psi, *self.args)
-        return dataclasses.replace(self, outer=traced)
+        outer = traced_now(self.outer, OUTER, theta, psi, *self.args)
+        return dataclasses.replace(self, outer=outer)
 
 
 def _computed(loss, start, solver, problem, inverse, keys, v0):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ._closures import contents
 
@@ -145,6 +146,8 @@ def _same(a: Any, b: Any, rules_too: bool) -> bool:
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, Tracer):
+        return False
     if isinstance(a, np.ndarray | np.generic | jax.Array):
         first, second = np.asarray(a), np.asarray(b)
         return (

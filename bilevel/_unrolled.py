@@ -17,7 +17,7 @@ from ._loops import CONVOLUTION, iterate, on_cpu
 from ._mistakes import OUTER, call
 from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
-from ._traced_loss import is_jit_disabled, trace_loss
+from ._traced_loss import traced_now
 from ._tree import norm, split_key
 from ._types import PyTree
 from .functions import UnrolledGradFn, UnrolledValueAndGradFn, _described
@@ -219,12 +219,10 @@ def _check(solver, truncate, window, start, remat) -> int:
 
 def _as_it_is(problem, solver, psi, theta0, key):
     """The problem with both losses as the programs that they now are."""
-    if is_jit_disabled():
-        return problem
     outer, inner, outer_args, inner_args = problem
     start, static = eqx.partition(theta0, eqx.is_inexact_array)
     loss = as_it_is(InnerLoss(inner, static, psi, inner_args), solver, start, key)
-    outer = trace_loss(outer, OUTER, theta0, psi, *outer_args)
+    outer = traced_now(outer, OUTER, theta0, psi, *outer_args)
     return outer, loss.inner, outer_args, inner_args
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`Lineax` where it is asked for: lineax takes a tenth of a second to import."""
+    """`Lineax` where it is asked for, as lineax is slow to import."""
     if name != "Lineax":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ._lineax import Lineax

@@ -38,7 +38,7 @@ class Suited(AbstractInverseHVP):
             return Dense().solve(hvp, g, v0, key)
         if key is not None or loops_slowly(hvp, g):
             return CG()._solve_normal_equations(hvp, g, key)
-        import lineax as lx  # only now: it takes a tenth of a second
+        import lineax as lx  # only now: imports of bilevel are to be quick
 
         from ._lineax import Lineax
 

@@ -1,5 +1,6 @@
 """Nothing compiles twice: from the second call with new arrays on, no program is built."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax
@@ -195,3 +196,35 @@ def test_minimize_made_anew_compiles_nothing(compilations):
     second = run(1.001)
     assert compilations() == before
     assert not jnp.array_equal(second, first)
+
+
+@jax.custom_vjp
+def ruled(x):
+    return 2 * x
+
+
+ruled.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+
+
+class Held(eqx.Module):
+    shift: jax.Array
+
+    def with_rule(self, theta, psi, x):
+        return inner(ruled(theta) + self.shift, psi, x)
+
+
+def with_rule(theta, psi, x):
+    return inner(ruled(theta), psi, x)
+
+
+def echoed(theta, psi, x):
+    x = jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+    return inner(theta, psi, x)
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "callback"])
+def test_what_jax_wraps_anew_at_each_trace_compiles_once(kind, compilations):
+    loss = {"function": with_rule, "callback": echoed}.get(kind, Held(jnp.ones(2)).with_rule)
+    compute = hypergradient(outer, loss, solver=SOLVERS["descent"], throw="ignore")
+    _, second, third = count(lambda p, t, x: compute(p, t, inner_args=(x,)).grad, compilations)
+    assert second == third == 0 < compilations()

@@ -102,3 +102,43 @@ def test_a_variable_stands_for_one_other_alone():
     x = jnp.ones(3)
     assert not alike(program(lambda x, y: x + y, x, x), program(lambda x, y: x + x, x, x))
     assert not alike(program(lambda x, y: x + x, x, x), program(lambda x, y: x + y, x, x))
+
+
+def with_callback(held):
+    def function(x):
+        return jax.pure_callback(lambda x: held[0] * x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    return function
+
+
+def with_cell(factor):
+    def function(x):
+        return jax.pure_callback(lambda x: factor * x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    return function
+
+
+def test_callbacks_are_alike_if_they_close_over_the_same():
+    x, held = jnp.ones(3), [2.0]
+    one = program(with_callback(held), x)
+    assert alike(one, program(with_callback(held), x))
+    assert not alike(one, program(with_callback([2.0]), x)), "a list may change"
+    two = program(with_cell(2.0), x)
+    assert alike(two, program(with_cell(2.0), x))
+    assert not alike(two, program(with_cell(3.0), x))
+    assert not alike(one, two)
+    factor = program(with_cell(jnp.ones(3)), x)
+    assert alike(factor, program(with_cell(jnp.ones(3)), x))
+    assert not alike(factor, program(with_cell(2 * jnp.ones(3)), x))
+
+
+def test_callbacks_that_close_over_traced_values_are_not_compared():
+    found = []
+
+    @jax.jit
+    def traced(factor):
+        found.append([program(with_cell(y), jnp.ones(3)) for y in (factor, factor + 1)])
+        return factor
+
+    traced(2.0)
+    assert not alike(*found[0])
