@@ -23,7 +23,7 @@ test: $(VENV)/.test ## run all tests (ARGS="-k ridge" for some of them)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 torch: $(VENV)/.test $(VENV)/.torch ## install PyTorch elsewhere, and train with it on an exported set
-	BILEVEL_TORCH=$(VENV)/torch/bin/python $(BIN)/python -m pytest tests/distillation/test_pytorch.py
+	BILEVEL_TORCH=$(abspath $(VENV))/torch/bin/python $(BIN)/python -m pytest tests/distillation/test_pytorch.py
 
 lint: $(VENV)/.lint ## check style and formatting
 	$(BIN)/ruff check .
