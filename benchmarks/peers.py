@@ -13,6 +13,7 @@ import gc
 import os
 import time
 import warnings
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
@@ -129,6 +130,14 @@ def summary(results) -> None:
     table(headers, lines)
 
 
+def missing_for_mnist() -> str | None:
+    if find_spec("datasets") is None:
+        return "the package datasets is not installed"
+    if not data_folder("mnist").is_dir():
+        return "BILEVEL_DATA names no folder that holds mnist"
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser(description="One hypergradient of ours against the peers'.")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
@@ -140,8 +149,8 @@ def main():
     warnings.filterwarnings("ignore", category=FutureWarning)
     peers, results = installed(options.peers), []
     for name in options.problems:
-        if name == "data_cleaning" and not data_folder("mnist").is_dir():
-            print(f"{name} is left out: BILEVEL_DATA names no folder that holds mnist")
+        if name == "data_cleaning" and (missing := missing_for_mnist()):
+            print(f"{name} is left out: {missing}")
             continue
         print(name, flush=True)
         problem, reference = solve_exactly(PROBLEMS[name](), options.error)

@@ -94,7 +94,6 @@ def as_a_user(monkeypatch):
         "index.md",
         "stopping.md",
         "../README.md",
-        "../PACKAGE.md",
         *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW),
     ],
 )
