@@ -53,8 +53,15 @@ def vdot(first: PyTree[Array], second: PyTree[Array]) -> Scalar:
 
 
 def dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> list[Scalar]:
-    """The inner product of each pair."""
-    return [vdot(packed(first), packed(second)) for first, second in pairs]
+    """The inner product of each pair of trees of one form, with few kernels to compile."""
+    sums = []
+    for leaves in zip(*(packed(tree) for pair in pairs for tree in pair), strict=True):
+        wide = widen(list(leaves))
+        if leaves[0].size <= MOST_PACKED:
+            sums.append(jnp.sum(jnp.stack(wide[::2]) * jnp.stack(wide[1::2]), axis=1))
+        else:
+            sums.append(jnp.stack(list(map(jnp.vdot, wide[::2], wide[1::2]))))
+    return list(sum(sums))
 
 
 MOST_PACKED = 2**16

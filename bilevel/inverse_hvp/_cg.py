@@ -13,6 +13,7 @@ from .._types import PyTree
 from ._base import AbstractInverseHVP, Iterate, default_rtol
 from ._conjugate import ConjugateGradients, ConjugateGradientState, Norm
 from ._krylov_space import KrylovSpace
+from ._packing import Packed, Packing
 from ._preconditioner import AbstractPreconditioner, make_preconditioner
 
 
@@ -99,12 +100,16 @@ class CG(AbstractInverseHVP):
         precondition = make_preconditioner(self.preconditioner, hvp, g, key)
         rtol = jnp.asarray(self._rtol(g, hvp), wide_dtype(g))
         keep = min(self.keep, self.max_steps)
+        packing = None if keep or self.space is not None else Packing.of(g)
+        if packing is not None:
+            hvp = Packed(hvp, packing)
+            precondition = None if precondition is None else Packed(precondition, packing)
         steps = ConjugateGradients(rtol, self.max_steps, self.norm, keep, precondition, self.space)
-        system = _System(hvp, g, steps)
+        system, carry = _start(hvp, g, v0, key, steps, packing)
         products = self.max_steps + (1 if v0 is None else 2)
-        carry = iterate(self.step, self.done, system, _start(system, v0, key), products, self.loop)
+        carry = iterate(self.step, self.done, system, carry, products, self.loop)
         judge = self.norm == "operator" and not self.truncated
-        return _finish(system.steps, carry[0], judge)
+        return _finish(system.steps, carry[0], packing, judge)
 
     def step(self, system: "_System", carry: "_Carry") -> "_Carry":
         """A conjugate gradient step or, before and after them all, the residual computed afresh.
@@ -131,17 +136,22 @@ _Carry = tuple[ConjugateGradientState, Any]
 
 
 @eqx.filter_jit
-def _start(system: _System, v0, key) -> _Carry:
-    return system.steps.init(system.g, v0, verify=True), key
+def _start(hvp, g, v0, key, steps, packing) -> tuple[_System, _Carry]:
+    if packing is not None:
+        g, v0 = packing.pack(g), None if v0 is None else packing.pack(v0)
+    return _System(hvp, g, steps), (steps.init(g, v0, verify=True), key)
 
 
 @eqx.filter_jit
-def _finish(steps: ConjugateGradients, state: ConjugateGradientState, judge: bool) -> Iterate:
+def _finish(steps: ConjugateGradients, state: ConjugateGradientState, packing, judge) -> Iterate:
     _, result = steps.finish(state)
     if not judge:  # the base class does, by the residual
         short = result == Result.max_steps_reached
         result = Result.where(short, Result.successful, result)
     space = None if state.searched is None else KrylovSpace.make(*state.searched)
+    x, rest = state.x, state.residual
+    if packing is not None:
+        x, rest = packing.unpack(x), packing.unpack(rest)
     # The recurrence trusts what a space says of the operator.
-    rest = state.residual if steps.space is None else None
-    return Iterate(state.x, state.steps, result, rest=rest, space=space)
+    rest = rest if steps.space is None else None
+    return Iterate(x, state.steps, result, rest=rest, space=space)

@@ -44,6 +44,7 @@ class ConjugateGradientState(eqx.Module):
     checking: Bool[Array, ""] | None
     gains: "Gains | None"
     searched: tuple[PyTree[Array], PyTree[Array]] | None
+    warm: bool = eqx.field(static=True)
 
 
 class ConjugateGradients(eqx.Module):
@@ -120,7 +121,7 @@ class ConjugateGradients(eqx.Module):
         done = ~(preconditioned > 0) | (error <= self.rtol)
         return ConjugateGradientState(
             x if x0 is None else x0, residual, direction, zero, jnp.zeros((), int), error, done,
-            preconditioned, squared, no, no, checking, gains, searched,
+            preconditioned, squared, no, no, checking, gains, searched, x0 is not None,
         )  # fmt: skip
 
     def argument(self, state: ConjugateGradientState) -> PyTree[Array]:
@@ -163,7 +164,10 @@ class ConjugateGradients(eqx.Module):
             start = optax.tree.where(check, b, state.residual)
             residual = optax.tree.add_scale(start, -length, image)
             x = optax.tree.where(check, state.x, x)
-            x, residual, gains = self._restart(b, state, image, x, residual, gains)
+            if gains is not None:
+                gains = jax.tree.map(lambda *each: jnp.where(check, *each), state.gains, gains)
+            if state.warm:
+                x, residual, gains = self._restart(b, state, image, x, residual, gains)
         else:
             residual = optax.tree.add_scale(state.residual, -length, image)
         steepest, preconditioned = self._steepest(residual)
@@ -197,6 +201,7 @@ class ConjugateGradients(eqx.Module):
             ~check & ended & verify if checks else None,
             gains,
             _keep(state.searched, at, state.direction, image),
+            state.warm,
         )
 
     def finish(self, state: ConjugateGradientState) -> tuple[Scalar, Result]:
@@ -233,8 +238,7 @@ class ConjugateGradients(eqx.Module):
         if gains is None:
             return x, residual, None
         none = Gains(jnp.zeros_like(gains.last), jnp.zeros_like(known), jnp.maximum(known, 0))
-        kept = jax.tree.map(lambda *each: jnp.where(state.checking, *each), state.gains, gains)
-        return x, residual, jax.tree.map(lambda *each: jnp.where(check, *each), none, kept)
+        return x, residual, jax.tree.map(lambda *each: jnp.where(check, *each), none, gains)
 
 
 class Gains(eqx.Module):
