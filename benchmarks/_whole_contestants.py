@@ -121,7 +121,7 @@ def suite_solver(folder: Path, name: str, rates: dict[str, Any], seed: int = 1):
     module = __import__(f"solvers.{name.lower()}", fromlist=["Solver"])
     settings = {"batch_size": 64, "eval_freq": 512, "random_state": seed, "framework": "none"}
 
-    def run(problem: Whole, seconds: float) -> Track:
+    def run(problem: Whole, seconds: float = float("inf"), epochs: float = float("inf")) -> Track:
         batches = problem.batches or {}
         solver = module.Solver()
         defaults = {key: values[0] for key, values in module.Solver.parameters.items()}
@@ -132,11 +132,11 @@ def suite_solver(folder: Path, name: str, rates: dict[str, Any], seed: int = 1):
         solver.set_objective(
             flat_inner, flat_outer, *batches["samples"], problem.theta0, problem.psi0
         )
-        epochs = [0]
+        compiled = [0]
 
         def some() -> bool:
-            epochs[0] += 1
-            return epochs[0] <= 2
+            compiled[0] += 1
+            return compiled[0] <= 2
 
         solver.run(some)  # compiles
         track: Track = []
@@ -146,7 +146,7 @@ def suite_solver(folder: Path, name: str, rates: dict[str, Any], seed: int = 1):
             jax.block_until_ready(solver.outer_var)
             now = time.perf_counter() - start
             track.append((now, solver.outer_var, solver.inner_var))
-            return track[-1][0] < seconds
+            return track[-1][0] < seconds and len(track) <= epochs
 
         solver.run(note)
         return track

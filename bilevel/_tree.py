@@ -61,7 +61,7 @@ def dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> list[Scalar]:
             sums.append(jnp.sum(jnp.stack(wide[::2]) * jnp.stack(wide[1::2]), axis=1))
         else:
             sums.append(jnp.stack(list(map(jnp.vdot, wide[::2], wide[1::2]))))
-    return list(sum(sums))
+    return list(reduce(jnp.add, sums))
 
 
 MOST_PACKED = 2**16
