@@ -53,9 +53,19 @@ def vdot(first: PyTree[Array], second: PyTree[Array]) -> Scalar:
 
 
 def dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> list[Scalar]:
-    """The inner product of each pair of trees of one form, with few kernels to compile."""
+    """The inner product of each pair; those of one size are summed together, by few kernels."""
+    found: dict[int, Scalar] = {}
+    parts = [(packed(first), packed(second)) for first, second in pairs]
+    sizes = [tuple(leaf.size for leaf in first) for first, _ in parts]
+    for size in dict.fromkeys(sizes):
+        alike = [at for at in range(len(pairs)) if sizes[at] == size]
+        found |= zip(alike, _together([parts[at] for at in alike]), strict=True)
+    return [found[at] for at in range(len(pairs))]
+
+
+def _together(pairs: list[tuple[list[Array], list[Array]]]) -> list[Scalar]:
     sums = []
-    for leaves in zip(*(packed(tree) for pair in pairs for tree in pair), strict=True):
+    for leaves in zip(*(part for pair in pairs for part in pair), strict=True):
         wide = widen(list(leaves))
         if leaves[0].size <= MOST_PACKED:
             sums.append(jnp.sum(jnp.stack(wide[::2]) * jnp.stack(wide[1::2]), axis=1))

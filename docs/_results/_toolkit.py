@@ -1,6 +1,7 @@
 """Sections on the toolkit and on faults."""
 
 import math
+from statistics import mean, median, pstdev
 from typing import Any
 
 from ._writing import OPEN, Read, on, power, short, table
@@ -103,6 +104,18 @@ def whole_problems(read: Read) -> list[str]:
         heads = [f"{name.replace('_', ' ')}, {had:.0f} s", "seconds", "compiling",
                  "lowest outer loss", ""]  # fmt: skip
         parts.append(table(heads, cells))
+    if loops := read("single_loops"):
+        rows = [
+            [r["method"], r["of"], f"{r['steps']:,}",
+             f"{mean(r['values']):.4f} ± {pstdev(r['values']):.4f}", short(median(r["seconds"]))]
+            for r in loops["results"]
+        ]  # fmt: skip
+        parts += [
+            "Our single loops beside the suite's own on its MNIST cleaning problem, at the rates "
+            "that it publishes and after as many steps, over five seeds "
+            "(`benchmarks/single_loops.py`):",
+            table(["method", "of", "steps", "outer loss", "seconds"], rows),
+        ]
     return parts
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel._tree import largest, norm
+from bilevel._tree import dots, largest, norm
 
 
 @pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-20, 1.0, 1e30])
@@ -30,6 +30,26 @@ def test_the_norm_of_nothing_over_a_small_number_is_nothing():
     """XLA divides by the product of two divisors."""
     found = jax.jit(lambda x, unit: norm(x / unit))(jnp.zeros(2), jnp.asarray(1e-3))
     assert float(found) == 0
+
+
+def test_inner_products_of_pairs_of_several_forms(getkey):
+    """Among them theta beside its multipliers, leaves beyond the packed ones, and mixed types."""
+
+    def tree(*shapes):
+        return [jax.random.normal(getkey(), shape) for shape in shapes]
+
+    forms = [((3,), ()), ((2, 2),), ((3,), ()), ((300, 300), (4,), (0,)), ((2, 2),)]
+    pairs = [(tree(*shapes), tree(*shapes)) for shapes in forms]
+    half = [leaf.astype(jnp.bfloat16) for leaf in tree((3,), ())]
+    pairs.append((half, tree((3,), ())))
+    for found, (first, second) in zip(dots(*pairs), pairs, strict=True):
+        flat = [
+            np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
+            for leaves in (first, second)
+        ]
+        scale = np.linalg.norm(flat[0]) * np.linalg.norm(flat[1])
+        np.testing.assert_allclose(found, flat[0] @ flat[1], atol=1e-5 * scale)
+    assert dots() == []
 
 
 ONE_NUMBER = """
