@@ -7,11 +7,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from ._loops import holds
-from ._tree import cast, dtypes_of, widen
+from ._tree import cast, check_form, dtypes_of, widen
 from ._types import PyTree
 
 
@@ -50,7 +51,9 @@ class Function(AbstractOperator):
         return bool(getattr(self.function, "symmetric", True))
 
     def __call__(self, v, key=None):
-        return self.function(v) if key is None else self.function(v, key)
+        found = self.function(v) if key is None else self.function(v, key)
+        check_form(found, v, "hvp(v) is", "product", "v")
+        return jax.tree.map(jnp.asarray, found)
 
     @property
     def T(self):

@@ -28,6 +28,7 @@ class ConjugateGradientState(eqx.Module):
         steps: taken.
         error: as `ConjugateGradients.norm` measures it, relative.
         done: whether to stop.
+        warm: whether they began at an `x0`; part of the structure, not an array.
     """
 
     x: PyTree[Array]

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from .._tree import check_form
 from .._types import PyTree
 
 
@@ -28,4 +31,15 @@ def make_preconditioner(
 ) -> Callable[..., Any] | None:
     if isinstance(preconditioner, AbstractPreconditioner):
         return preconditioner.prepare(hvp, g, key)
-    return preconditioner
+    return None if preconditioner is None else _Checked(preconditioner)
+
+
+class _Checked(eqx.Module):
+    """A user's function."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, v: PyTree[Array]) -> PyTree[Array]:
+        found = self.function(v)
+        check_form(found, v, "preconditioner(v) is", "product", "v")
+        return jax.tree.map(lambda at, like: jnp.asarray(at, like.dtype), found, v)

@@ -1,12 +1,14 @@
 """Small leaves are solved for as one vector, and nobody notices but the compiler."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel.inverse_hvp import CG
+from bilevel.inverse_hvp import CG, Dense, Neumann
 from bilevel.inverse_hvp._packing import Packing
 
 
@@ -82,3 +84,39 @@ def test_a_few_leaves_make_no_more_operations_and_many_are_left_as_they_are():
 
     assert operations(8) < operations(4) + 4 * 16
     assert Packing.of([jnp.ones(3)] * 9) is None
+
+
+class Pair(NamedTuple):
+    w: jax.Array
+    b: jax.Array
+
+
+FORMS = {
+    "another order": (Pair(jnp.ones(1), 2 * jnp.ones(1)), lambda v: {"w": 2 * v.w, "b": v.b}),
+    "swapped": ((jnp.ones(3), jnp.ones(2)), lambda v: (v[1], v[0])),
+    "transposed": ((jnp.ones((3, 2)), jnp.ones(2)), lambda v: (v[0].T, v[1])),
+    "flat": ((jnp.ones(3), jnp.ones(2)), lambda v: jnp.concatenate(v)),
+    "a column": ((jnp.ones(3), jnp.ones(2)), lambda v: (v[0][:, None], v[1])),
+    "one leaf": (jnp.ones(3), lambda v: v[:, None]),
+    "ten leaves": ([jnp.ones(1)] * 10, lambda v: tuple(v)),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("method", [CG, Neumann, Dense])
+def test_a_product_of_another_form_is_told_of(name, method):
+    """Packed, it would be taken for a vector of the right length."""
+    g, function = FORMS[name]
+    inverse = Neumann(steps=2, step_size=0.1) if method is Neumann else method()
+    with pytest.raises(ValueError, match="product must have the form of v"):
+        inverse(function, g)
+    with pytest.raises(ValueError, match=r"preconditioner\(v\) is a product .* the form of v"):
+        CG(preconditioner=function)(lambda v: v, g)
+
+
+def test_a_product_may_hold_plain_numbers():
+    def product(v):
+        return {"a": 2 * v["a"], "b": 4.0}
+
+    found = CG()(product, {"a": jnp.ones(2), "b": jnp.asarray(0.0)}, v0=None)
+    assert found.v["a"].shape == (2,)

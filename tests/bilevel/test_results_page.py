@@ -74,7 +74,8 @@ MEASURED = {
                   "rows": [[64, [0.5, 10.0]], [1024, [4.5, 160.0]]],
                   "exponents": {"seconds": 0.97, "10^9 operations": 1.0}}}},
     "preconditioners": {"results": [
-        {"problem": "net", "preconditioner": "K-FAC", "steps": 131, "time, in that of none": 0.625},
+        {"problem": "net", "preconditioner": "K-FAC", "steps": 131,
+         "time, in that of the fastest": 0.625},
         {"problem": "net", "preconditioner": "Nystrom(60)", "steps": None}]},
     "fuzz": {"units": {"1": {by: {
         "LBFGS": {"right": 1200, "said": 34, "silently wrong": 0},
