@@ -4,10 +4,13 @@
 
 On the suite's MNIST cleaning problem at p = 0.5, in float64: the rates that it publishes, batches
 of 64 consecutive rows, the same number of steps, five seeds each. Every psi in the end is judged by
-the outer loss where the inner problem is solved. Turns interleave; compiled before.
+the outer loss where the inner problem is solved. Turns interleave; compiled before. The suite goes
+through all rows before it takes one again; ours do so for SOBA, and draw by key for the others.
+StocBiO's Neumann series has `n_shia_steps` terms here, and one more there.
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ os.environ["JAX_ENABLE_X64"] = "1"
 import jax
 import numpy as np
 import optax
-from _report import data_folder, table, write
+from _report import RESULTS, data_folder, table, write
 from _whole_contestants import SUITE_RATES, suite_solver
 from _whole_problems import Whole, mnist_cleaning
 
@@ -39,8 +42,9 @@ def ours(problem: Whole, name: str, seed: int):
     inner_rows, outer_rows = batches["samples"]
 
     def of(loss, rows):
-        def on_rows(theta, psi, *, key):
-            start = ROWS * jax.random.randint(key, (), 0, -(-rows // ROWS))
+        def on_rows(theta, psi, start=None, *, key=None):
+            if start is None:
+                start = ROWS * jax.random.randint(key, (), 0, -(-rows // ROWS))
             return loss(theta, psi, start, ROWS)
 
         return on_rows
@@ -62,20 +66,36 @@ def ours(problem: Whole, name: str, seed: int):
     )  # fmt: skip
 
     @jax.jit
-    def epoch(state, key):
-        keys = jax.random.split(key, EPOCH)
-        return jax.lax.scan(lambda s, key: (method.step(s, key), None), state, keys)[0]
+    def epoch(state, drawn):
+        if name == "SOBA":
+            draw = lambda s, at: (method.step(s, None, (at[1],), (at[0],)), None)  # noqa: E731
+        else:
+            draw = lambda s, key: (method.step(s, key), None)  # noqa: E731
+        return jax.lax.scan(draw, state, drawn)[0]
 
     def run(epochs: int):
+        if name == "SOBA":
+            orders = [shuffled(rows, epochs, seed) for rows in (inner_rows, outer_rows)]
+            drawn = np.stack(orders, 1).reshape(epochs, EPOCH, 2)
+        else:
+            drawn = jax.random.split(jax.random.key(seed), (epochs, EPOCH))
         first = method.init(problem.psi0, problem.theta0)
-        jax.block_until_ready(epoch(first, jax.random.key(seed)))  # compiles
+        jax.block_until_ready(epoch(first, drawn[0]))  # compiles
         state, began = first, time.perf_counter()
-        for key in jax.random.split(jax.random.key(seed), epochs):
-            state = epoch(state, key)
+        for part in drawn:
+            state = epoch(state, part)
         jax.block_until_ready(state.psi)
         return time.perf_counter() - began, state.psi, state.theta
 
     return run
+
+
+def shuffled(rows: int, epochs: int, seed: int) -> np.ndarray:
+    """Where each batch begins: all of them in a new order, again and again, as in the suite."""
+    rng, batches = np.random.default_rng(seed), -(-rows // ROWS)
+    rounds = -(-epochs * EPOCH // batches)
+    order = np.concatenate([rng.permutation(batches) for _ in range(rounds)])
+    return ROWS * order[: epochs * EPOCH]
 
 
 def theirs(problem: Whole, name: str, seed: int, suite: Path):
@@ -91,11 +111,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--suite", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", choices=EPOCHS, default=list(EPOCHS))
     options = parser.parse_args()
     if not data_folder("mnist").is_dir():
         parser.error("BILEVEL_DATA names no folder that holds mnist")
-    problem, rows = mnist_cleaning(), []
-    for name, epochs in EPOCHS.items():
+    path = RESULTS / "single_loops.json"
+    known = json.loads(path.read_text())["results"] if path.exists() else []
+    problem = mnist_cleaning()
+    rows = [row for row in known if row["method"] not in options.methods]
+    for name in options.methods:
+        epochs = EPOCHS[name]
         found: dict[str, dict[str, list[float]]] = {}
         for seed in range(1, options.seeds + 1):
             for who, run in {
