@@ -120,8 +120,10 @@ class ConjugateGradients(eqx.Module):
             left = squared if self.space is None else vdot(residual, residual)
             error = _relative(left, squared)
         done = ~(preconditioned > 0) | (error <= self.rtol)
+        if x0 is not None:  # what is there already needs no start
+            x = optax.tree.where(done, x, x0)
         return ConjugateGradientState(
-            x if x0 is None else x0, residual, direction, zero, jnp.zeros((), int), error, done,
+            x, residual, direction, zero, jnp.zeros((), int), error, done,
             preconditioned, squared, no, no, checking, gains, searched, x0 is not None,
         )  # fmt: skip
 

@@ -86,6 +86,17 @@ def test_a_space_saves_steps_for_another_right_hand_side(system):
     assert int(again.steps) < 0.7 * int(earlier.steps)
 
 
+@pytest.mark.parametrize("norm", ["residual", "operator"])
+def test_a_space_that_holds_the_solution_wants_no_start(norm, x64):
+    root = jax.random.normal(jax.random.key(0), (6, 6))
+    matrix = root @ root.T + jnp.eye(6)
+    first, second, start = jax.random.normal(jax.random.key(1), (3, 6))
+    space = CG(keep=6)(lambda v: matrix @ v, first).space
+    found = CG(space=space, norm=norm)(lambda v: matrix @ v, second, v0=start)
+    np.testing.assert_allclose(found.v, jnp.linalg.solve(matrix, second), rtol=1e-9)
+    assert found.result == Result.successful
+
+
 def test_a_space_of_another_operator_is_never_believed(system):
     _, hvp, first, second = system
     space = CG(keep=20)(hvp, tree(first)).space
