@@ -66,7 +66,7 @@ def toolkit(task: Task) -> None:
             with jax.default_matmul_precision(precision):
                 found = compute(rtol, *problems.arrays(problem, np.float32))
             rows.append([
-                problem.name, precision, rtol, distances(found.grad, exact.grad),
+                problem.name, precision, rtol, distances(found.grad, _in_float64(exact)),
                 float(found.adjoint.residual), residual(found.adjoint.v),
                 int(found.adjoint.steps), ended(found.adjoint.result),
             ])  # fmt: skip
@@ -209,8 +209,15 @@ def _judged(found: Any, exact: Any) -> list[Any]:
     grad = found.grad if solved else jax.tree.map(jnp.add, *found[1:])
     steps = f"{int(found.inner.steps)} + {int(found.adjoint.steps)}" if solved else "20 + 20"
     result = ended(found.adjoint.result) if solved else ""
-    errors = distances(grad, exact.grad), distances(grad.images, exact.grad.images)
+    right = _in_float64(exact)
+    errors = distances(grad, right), distances(grad.images, right.images)
     return [*errors, steps, result]
+
+
+def _in_float64(exact: Any) -> Any:
+    """The gradient, whose two parts are added when it is asked for."""
+    with jax.enable_x64(True):
+        return exact.grad
 
 
 def _one_program_and_parts(problem: Problem) -> dict[str, float]:
