@@ -35,6 +35,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -188,11 +189,9 @@ class Conductor:
 
     def release(self, process: subprocess.Popen, seconds: float) -> None:
         assert process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it is dead already, and its exit code says why
             process.stdin.write(f"{seconds}\n")
             process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is dead already, and its exit code says why
 
     def see_through(self, process: subprocess.Popen, seconds: float) -> str:
         """How the stage ended."""

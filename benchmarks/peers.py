@@ -147,7 +147,7 @@ def main():
     options = parser.parse_args()
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # read when the first computation starts
     warnings.filterwarnings("ignore", category=FutureWarning)
-    peers, results = installed(options.peers), []
+    peers, results, path = installed(options.peers), [], "nothing was measured"
     for name in options.problems:
         if name == "data_cleaning" and (missing := missing_for_mnist()):
             print(f"{name} is left out: {missing}")
@@ -156,9 +156,12 @@ def main():
         problem, reference = solve_exactly(PROBLEMS[name](), options.error)
         rows = measure(problem, reference, peers, options.repeats)
         results.append(show(problem, reference, rows))
+        path = write("peers", {
+            "settings": vars(options), "xla_flags": os.environ["XLA_FLAGS"],
+            "peers": versions(peers), "results": results,
+        })  # fmt: skip
     summary(results)
-    print(write("peers", {"settings": vars(options), "xla_flags": os.environ["XLA_FLAGS"],
-                          "peers": versions(peers), "results": results}))  # fmt: skip
+    print(path)
 
 
 if __name__ == "__main__":

@@ -65,13 +65,14 @@ def ours(problem: Whole, name: str, seed: int):
         theta=optax.sgd(rate(step_size)), psi=optax.sgd(rate(step_size / ratio)), **more,
     )  # fmt: skip
 
+    def step(state, drawn):
+        if name == "SOBA":
+            return method.step(state, None, (drawn[1],), (drawn[0],)), None
+        return method.step(state, drawn), None
+
     @jax.jit
     def epoch(state, drawn):
-        if name == "SOBA":
-            draw = lambda s, at: (method.step(s, None, (at[1],), (at[0],)), None)  # noqa: E731
-        else:
-            draw = lambda s, key: (method.step(s, key), None)  # noqa: E731
-        return jax.lax.scan(draw, state, drawn)[0]
+        return jax.lax.scan(step, state, drawn)[0]
 
     def run(epochs: int):
         if name == "SOBA":
