@@ -61,7 +61,9 @@ class Outer:
         self.theta, self.evaluations = theta0, 0
         parameters = eqx.filter(theta0, eqx.is_inexact_array)
         self.v = optax.tree.zeros_like(parameters)
-        self.units, self.ones = Units(), Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
+        self.ones = Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
+        default = inverse is None and not isinstance(losses.inner, AbstractProblem)
+        self.units = Units() if default else None
         self.whole = solver is None and self._is_one_program()
         self.theta_dtype = wide_dtype(parameters)
         self.exact = default_rtol(parameters), 0.1 * near_enough(parameters)
@@ -103,12 +105,18 @@ class Outer:
         while True:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
             look = self._compute((flat, step, share), self.accuracy, inner_rtol)
+            apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
+            sharp = abs(look.change) <= 0.1 * max(apart, self.tol * abs(look.value))
+            best = self.solver is not None or inner_rtol == self.exact[1]
+            unsure = self.solver is None and best and look.vague and not sharp
+            if (look.broken or unsure) and self.units is not None and self.units.insist():
+                continue
+            if unsure and self.strict:
+                return dataclasses.replace(look, value=float("inf"))
             if not np.isfinite(look.value):
                 return look
             self.theta, self.v = look.h.theta, look.h.adjoint.v
-            apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
-            sharp = abs(look.change) <= 0.1 * max(apart, self.tol * abs(look.value))
-            if sharp or self.solver is not None or inner_rtol == self.exact[1]:
+            if sharp or best:
                 return look
             self.share *= 0.1  # from here on
 
@@ -125,7 +133,7 @@ class Outer:
         bounds, (flat, step, share) = (self.lower, self.upper), place
         place = flat, step, jnp.asarray(share, flat.dtype)
         scaling = self.ones
-        if self.units.pay:  # where psi is now, which may be far from where theta was found
+        if self.units is not None and self.units.pay:  # where psi is now, which may be far from where theta was found
             scaling = _row_norms(self.losses, self.args, self.psi0, self.theta, place, bounds)
         # As arrays, which can change without compiling anew.
         if solver is None:
@@ -143,22 +151,31 @@ class Outer:
             self.losses, self.args, solver, inverse, self.psi0, self.theta, self.v, place, bounds
         )
         numbers = np.asarray(numbers)
-        value, change, norm, slope, broken = map(float, numbers[:5])
+        value, change, norm, slope, broken, vague = map(float, numbers[:6])
         value += change if self.solver is None else 0.0
         value = float("inf") if self.strict and broken else value
-        if self.inverse is None and not isinstance(self.losses.inner, AbstractProblem):
-            self.units.follow(int(numbers[5]))
-        return Look(h, there, value, change, norm, slope, bool(broken), gradient, free)
+        if self.units is not None:
+            self.units.follow(int(numbers[6]))
+        said = bool(broken), bool(vague)
+        return Look(h, there, value, change, norm, slope, *said, gradient, free)
 
 
 class Units:
     """Whether conjugate gradients had better search theta in units of the rows of the Hessian."""
 
     def __init__(self):
-        self.pay, self.plain = False, 0
+        self.pay, self.plain, self.needed = False, 0, False
+
+    def insist(self) -> bool:
+        """From a solve on that failed without them; whether that is news."""
+        news = not self.needed
+        self.pay = self.needed = True
+        return news
 
     def follow(self, steps: int) -> None:
         """After a solve that took so many steps: try, keep, or leave them."""
+        if self.needed:
+            return
         if not self.pay and steps > max(SLOW, 2 * self.plain):
             self.pay, self.plain = True, steps
         elif self.pay and steps > PAYS * self.plain:
@@ -172,11 +189,13 @@ class Look:
     Attributes:
         flat: psi.
         value: the outer loss where the inner problem would be solved, to first order; infinite
-            where a solve failed, as it did not at the start.
+            where a solve failed, as it did not at the start, or theta is so far from the solution
+            that the first order tells nothing.
         change: `h.change`, which `value` includes where the inner solver is the default.
         norm: that of the gradient among the free coordinates.
         slope: along the step, but for the coordinates that have come to a bound.
         broken: whether a solve failed, and not only in that it stopped as early as it was told to.
+        vague: whether nothing has shown that theta solves the inner problem.
         gradient: flat.
         free: the coordinates that no bound holds back.
     """
@@ -188,6 +207,7 @@ class Look:
     norm: float
     slope: float
     broken: bool
+    vague: bool
     gradient: Array
     free: Array
 
@@ -242,7 +262,8 @@ def _read(h: Hypergradient, flat, step, lower, upper):
     slope = slope_of_path(gradient, step, flat, lower, upper)
     rough = h.inner.result == Result.not_stationary
     broken = (failed(h.inner.result) & ~rough) | failed(h.adjoint.result)
-    numbers = [h.value, h.change, norm, slope, broken, h.adjoint.steps]
+    vague = h.inner.result != Result.successful
+    numbers = [h.value, h.change, norm, slope, broken, vague, h.adjoint.steps]
     return gradient, free, jnp.stack([number.astype(flat.dtype) for number in numbers])
 
 

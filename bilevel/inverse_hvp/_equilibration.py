@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from .._tree import divide, largest, wide_dtype
+from .._tree import divide, largest, multiply, wide_dtype
 from .._types import PyTree
 from .._varying import vary, varying
 from ._preconditioner import AbstractPreconditioner
@@ -71,11 +71,22 @@ def _row_norms(hvp: Any, g: PyTree[Array], key: Any, samples: int, seed: int) ->
         return hvp(z) if key is None else hvp(z, key)
 
     images = jax.vmap(times)(jax.tree.unflatten(form, signs))
-    images = divide(images, largest(images))  # squares must not leave the range
-    least = jnp.finfo(wide_dtype(g)).eps
+    images = divide(images, largest(images))
 
     def norm(image):
-        found = jnp.maximum(jnp.sqrt(jnp.mean(image**2, axis=0)), least.astype(image.dtype))
-        return jnp.where(jnp.isfinite(found), found, 1)  # of no use, and told by the solve
+        # Over the largest of a row, as squares must not leave the range.
+        most = jnp.max(jnp.abs(image), axis=0, keepdims=True)
+        share = image / jnp.where(most > 0, most, 1)
+        found = most[0] * jnp.sqrt(jnp.mean(share**2, axis=0))
+        sound = (found > 0) & jnp.isfinite(found)
+        return jnp.where(sound, found, 1)  # of no use, and told by the solve
 
-    return Scaling(jax.tree.map(norm, images))
+    return Scaling(_around_one(jax.tree.map(norm, images)))
+
+
+def _around_one(norms: PyTree[Array]) -> PyTree[Array]:
+    """Over about their geometric mean, so that what is divided by them stays in the range."""
+    leaves, dtype = jax.tree.leaves(norms), wide_dtype(norms)
+    total = sum(jnp.sum(jnp.log2(leaf)).astype(dtype) for leaf in leaves)
+    mean = total / max(1, sum(leaf.size for leaf in leaves))
+    return multiply(norms, jnp.exp2(-jnp.round(mean)))

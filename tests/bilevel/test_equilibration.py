@@ -46,6 +46,16 @@ def test_a_row_of_zeros_and_a_tree_of_two_types():
     assert not solved.v["none"].any()
 
 
+def test_rows_of_any_size_beside_one_another():
+    """As where penalties go to infinity; in float32 the squares of such norms do not exist."""
+    penalties = jnp.exp(jnp.linspace(-40.0, 80.0, 30))
+    x = jax.random.normal(jax.random.key(0), (60, 30))
+
+    solved = CG(preconditioner=Equilibration())(lambda v: x.T @ (x @ v) + penalties * v, jnp.ones(30))
+    hessian = np.asarray(x, float).T @ np.asarray(x, float) + np.diag(np.asarray(penalties, float))
+    np.testing.assert_allclose(solved.v, np.linalg.solve(hessian, np.ones(30)), rtol=2e-3)
+
+
 def test_under_vmap_jit_and_in_float16():
     def solve(scale):
         hessian = jnp.diag(jnp.asarray([1.0, 10.0, 100.0], jnp.float16))

@@ -1,5 +1,6 @@
 """The outer problem in one call: where it ends, what it says, and what it costs."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -115,6 +116,30 @@ def test_many_numbers_and_a_loss_that_is_not_quadratic():
     weights = jax.nn.sigmoid(found.psi)
     assert float(weights[wrong].mean()) < 0.5 * float(weights[~wrong].mean())
     assert found.evaluations <= 3 * found.steps + 10
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_penalties_that_go_to_infinity(seed, dtype):
+    """Most of them do, and the inner Hessian is then as ill-conditioned as penalties are unlike.
+
+    Whatever it ends in, the value is that of a dense solution, and never rose.
+    """
+    with jax.enable_x64(dtype is np.float64):
+        draw = np.random.default_rng(seed)
+        x = draw.normal(size=(60, 20)).astype(dtype)
+        y = x[:, :5].sum(1) + draw.normal(size=60).astype(dtype)
+        inner = partial(ridge, x=x[:30], y=y[:30])
+        outer = partial(error, x=x[30:], y=y[30:])
+        psi = jnp.full(20, -3.0, dtype)
+        found = minimize(outer, inner, psi, jnp.zeros(20, dtype), throw="ignore")
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    hessian = x[:30].T @ x[:30] / 30 + np.diag(np.exp(np.asarray(found.psi, float)))
+    theta = np.linalg.solve(hessian, x[:30].T @ y[:30] / 30)
+    near = 1e-4 if dtype is np.float32 else 1e-6
+    assert found.value == pytest.approx(np.mean((x[30:] @ theta - y[30:]) ** 2), rel=near)
+    assert np.all(np.diff(found.values) <= near * found.values[:-1])
+    assert found.result != Result.no_descent
 
 
 def test_the_solves_are_no_more_accurate_than_the_progress_asks_for(x64, monkeypatch):
