@@ -19,7 +19,7 @@ from ._loops import loops_slowly
 from ._operator import Wide
 from ._record import Hypergradient
 from ._result import Result, failed
-from ._stationarity import near_enough
+from ._stationarity import near_enough, step_to_stop_at
 from ._tree import cast, dtypes_of, is_wide, wide_dtype, widen
 from .inverse_hvp import CG, Equilibration
 from .inverse_hvp._base import default_rtol
@@ -61,12 +61,14 @@ class Outer:
         self.theta, self.evaluations = theta0, 0
         parameters = eqx.filter(theta0, eqx.is_inexact_array)
         self.v = optax.tree.zeros_like(parameters)
+        self.home = self.theta, self.v
         self.ones = Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
         default = inverse is None and not isinstance(losses.inner, AbstractProblem)
         self.units = Units() if default else None
         self.whole = solver is None and self._is_one_program()
         self.theta_dtype = wide_dtype(parameters)
         self.exact = default_rtol(parameters), 0.1 * near_enough(parameters)
+        self.finest = step_to_stop_at(parameters)
         self.tol = (1e-7 if jnp.finfo(dtype).eps < 1e-12 else 1e-5) if tol is None else tol
         self.loosest = self.accuracy = LOOSEST
         self.share, self.strict = 0.2, False
@@ -111,6 +113,13 @@ class Outer:
             unsure = self.solver is None and best and look.vague and not sharp
             if (look.broken or unsure) and self.units is not None and self.units.insist():
                 continue
+            if (look.broken or unsure) and self.theta is not self.home[0]:
+                self.theta, self.v = self.home  # what was found on the way may be far off
+                continue
+            if unsure and self.exact[1] > self.finest:
+                self.exact = self.exact[0], max(0.1 * self.exact[1], self.finest)
+                self.share *= 0.1
+                continue
             if unsure and self.strict:
                 return dataclasses.replace(look, value=float("inf"))
             if not np.isfinite(look.value):
@@ -120,10 +129,15 @@ class Outer:
                 return look
             self.share *= 0.1  # from here on
 
+    def settle(self, look: "Look") -> None:
+        """A place to start from again where the last one leads nowhere."""
+        self.home = look.h.theta, look.h.adjoint.v
+
     def exactly(self, flat, roughly: "Look") -> "Look":
         """To full precision, where that can be had."""
         look = self._compute((flat, self.still, 0.0), *self.exact, verify=True)
-        if look.broken or bool(failed(look.h.inner.result)):
+        rougher = look.vague and not (roughly.vague and abs(look.change) <= abs(roughly.change))
+        if look.broken or bool(failed(look.h.inner.result)) or (self.solver is None and rougher):
             return roughly
         self.theta, self.v = look.h.theta, look.h.adjoint.v
         return look
@@ -133,7 +147,9 @@ class Outer:
         bounds, (flat, step, share) = (self.lower, self.upper), place
         place = flat, step, jnp.asarray(share, flat.dtype)
         scaling = self.ones
-        if self.units is not None and self.units.pay:  # where psi is now, which may be far from where theta was found
+        if (
+            self.units is not None and self.units.pay
+        ):  # where psi is now, which may be far from where theta was found
             scaling = _row_norms(self.losses, self.args, self.psi0, self.theta, place, bounds)
         # As arrays, which can change without compiling anew.
         if solver is None:

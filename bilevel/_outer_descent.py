@@ -94,6 +94,7 @@ class Descent:
         self.longest = jnp.zeros((), self.flat.dtype)
         self.quiet = self.exact = False
         self.now = problem(self.flat)
+        problem.settle(self.now)
         self.values, self.norms = [self.now.value], [self.now.norm]
         problem.strict = not self.now.broken
 
@@ -101,6 +102,7 @@ class Descent:
         """A better look at the same psi, if it is one."""
         if np.isfinite(now.value):
             self.now = now
+            self.problem.settle(now)
             self.values[-1], self.norms[-1] = now.value, now.norm
 
     def forget(self) -> None:
@@ -144,6 +146,7 @@ class Descent:
     def move(self, there: Look, little: float) -> None:
         before, start = self.now, self.flat
         self.flat, self.now, self.exact = there.flat, there, False
+        self.problem.settle(there)
         self.values.append(there.value)
         self.norms.append(there.norm)
         self.quiet = abs(before.value - there.value) <= 10 * little
