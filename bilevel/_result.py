@@ -73,7 +73,8 @@ class Result(eqx.Enumeration):
     )
     nonfinite = (
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
-        "at theta, and lower the learning rate of the inner solver, if it has one."
+        "at theta, and lower the learning rate of the inner solver, if it has one; where Adam is "
+        "differentiated, give it an `eps_root`, e.g. 1e-16, as a root has no derivative at zero."
     )
     outer_max_steps_reached = (
         "The steps of psi ran out while the outer loss was still getting smaller: allow more "

@@ -128,3 +128,17 @@ def test_modules(getkey, x64):
 def test_bad_settings(settings, match, unchecked):
     with pytest.raises(ValueError, match=match):
         unrolled_grad(lambda t, p: t, lambda t, p: t, **settings)
+
+
+def test_adam_at_a_dead_unit_is_said_with_its_remedy():
+    def inner(theta, psi):
+        return jnp.sum((theta[:2] - psi) ** 2) + jax.nn.relu(theta[2] * psi[0])
+
+    def outer(theta, psi):
+        return jnp.sum(theta**2)
+
+    psi, theta = jnp.ones(2), jnp.asarray([0.0, 0.0, -1.0])
+    with pytest.raises(RuntimeError, match=r"give it an `eps_root`"):
+        unrolled_grad(outer, inner, solver=GradientDescent(optax.adam(0.1), 5))(psi, theta)
+    rooted = GradientDescent(optax.adam(0.1, eps_root=1e-16), 5)
+    assert np.isfinite(unrolled_grad(outer, inner, solver=rooted)(psi, theta)).all()

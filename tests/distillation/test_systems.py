@@ -23,15 +23,15 @@ from bilevel_distillation import (
     EvaluationConfig,
 )
 from bilevel_distillation.engine import Batch
-from bilevel_distillation.networks import ConvNet, is_parameter, smooth_relu
+from bilevel_distillation.networks import ConvNet, is_parameter, relu, smooth_relu
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 
 
-def make_network(key):
-    return ConvNet(SHAPE, CLASSES, width=2, depth=1, activation=smooth_relu, key=key)
+def make_network(key, activation=smooth_relu):
+    return ConvNet(SHAPE, CLASSES, width=2, depth=1, activation=activation, key=key)
 
 
 def by_class(count):
@@ -213,6 +213,18 @@ def prepared(batch):
     return weights + jnp.cumsum(steps, 1)
 
 
+def test_bptt_gets_past_a_dead_unit(coreset, batch):
+    """Adam's root of the squares of its gradients, which are zero, has no derivative."""
+    method = BPTT(inner_steps=4, window=3, inner_rate=0.05, augmented=False)
+    dead = eqx.tree_at(
+        lambda network: network.layers[0].bias, make_network(jax.random.key(3), relu),
+        replace_fn=lambda bias: bias.at[0].set(-1e3),
+    )  # fmt: skip
+    _, grad = method.through_the_window(coreset, replace(batch, network=dead))
+    assert np.isfinite(grad.images).all()
+    assert np.abs(grad.images).max() > 0
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_mtt_differentiates_where_training_leads(remat, coreset, batch, prepared):
     method = MTT(
@@ -222,9 +234,8 @@ def test_mtt_differentiates_where_training_leads(remat, coreset, batch, prepared
     value, (grad, to_rate) = method.through_training(coreset, batch)
 
     def objective(coreset, log_rate=batch.carried):
-        from bilevel_distillation._methods._mtt import _draw
 
-        keys, first, last = _draw(method, batch.key, prepared)
+        keys, first, last = method.draw(batch.key, prepared)
         own = jax.random.split(keys, 4)[0]
         weights, rest = eqx.partition(batch.network, is_parameter(batch.network))
         weights = ravel_pytree(weights)[1](first)

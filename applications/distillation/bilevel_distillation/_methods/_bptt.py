@@ -11,14 +11,11 @@ from jaxtyping import Array, PRNGKeyArray, Scalar
 from bilevel import unrolled_value_and_grad
 from bilevel.solvers import GradientDescent
 
-from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, adam, cross_entropy
+from .._problem import AbstractMethod, Batch, Coreset, MetaGradient, cross_entropy
 from .._running import compiled
 from ..data import augment_alike
 from ..networks import is_parameter
-from ._inner import training_loss
-
-MOST, DECAY = 2.0, 0.9
-"""Clipping: at so many times the moving average of norms, which keeps so much of itself."""
+from ._inner import ADAM, clipped, training_loss
 
 
 class BPTT(AbstractMethod):
@@ -78,12 +75,11 @@ class BPTT(AbstractMethod):
     def changed(self, images: Array, key: PRNGKeyArray) -> Any:
         if not self.augmented:
             return images
-        gray = images.shape[3] != 3
-        return augment_alike(images, key, ["rotate"] if gray else ["flip", "rotate"])
+        return augment_alike(images, key, ["flip"] * (images.shape[3] == 3) + ["rotate"])
 
     def gradient(self, coreset: Coreset, batch: Batch) -> MetaGradient:
         (value, predictions), grad = self.through_the_window(coreset, batch)
-        grad, carried, share = _clipped(grad, batch.carried)
+        grad, carried, share = clipped(grad, batch.carried)
         return MetaGradient(
             value=value, direct=grad, predictions=predictions, carried=carried,
             measured={"clipped_to": share},
@@ -95,7 +91,7 @@ class BPTT(AbstractMethod):
             raise ValueError("key of the batch is None, and bptt draws its window: give a key.")
         steps, outer, start = _keys(batch.key, self.inner_steps - self.window + 1)
         remat = max(1, math.isqrt(self.window)) if self.remat else None
-        solver = GradientDescent(adam, self.inner_steps, scale=self.inner_rate)
+        solver = GradientDescent(ADAM, self.inner_steps, scale=self.inner_rate)
         compute = unrolled_value_and_grad(
             self.outer, self.inner, solver=solver, window=self.window, start=start, remat=remat,
             has_aux=True, throw="ignore",
@@ -122,13 +118,3 @@ def _keys(key: PRNGKeyArray, starts: int) -> tuple[PRNGKeyArray, PRNGKeyArray, A
     """For the training steps and the outer loss, and the first step of the window."""
     steps, outer, start = jax.random.split(key, 3)
     return steps, outer, jax.random.randint(start, (), 0, starts)
-
-
-@compiled
-def _clipped(grad: Coreset, average: Scalar) -> tuple[Coreset, Scalar, Scalar]:
-    norm = jnp.linalg.norm(grad.images)
-    known = jnp.where(average > 0, average, norm)
-    share = jnp.minimum(1, MOST * known / jnp.where(norm > 0, norm, 1))
-    images = share * grad.images
-    average = DECAY * known + (1 - DECAY) * share * norm
-    return eqx.tree_at(lambda one: one.images, grad, images), average, share

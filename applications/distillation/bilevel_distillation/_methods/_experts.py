@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._problem import AbstractMethod, Real
+from .._running import compiled
 from ..networks import AbstractNetwork, is_parameter
 from ._training import Learner
 
@@ -70,6 +71,14 @@ class AbstractExperts(AbstractMethod):
         flat = eqx.filter_eval_shape(_vector, network)
         shape = (self.trajectories, self.epochs + 1, *flat.shape)
         return jax.ShapeDtypeStruct(shape, flat.dtype)
+
+    @compiled
+    def draw(self, key: PRNGKeyArray, prepared: Trajectories) -> Any:
+        """A key for training, parameters to begin it at, and those that it is to reach."""
+        steps, one, other = jax.random.split(key, 3)
+        of = prepared[jax.random.randint(one, (), 0, prepared.shape[0])]
+        start = jax.random.randint(other, (), 0, prepared.shape[1] - self.match_epochs)
+        return steps, of[start], of[start + self.match_epochs]
 
 
 def train_experts(

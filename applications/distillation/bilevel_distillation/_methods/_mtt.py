@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
@@ -16,7 +15,7 @@ from .._problem import Batch, Coreset, MetaGradient
 from .._running import compiled
 from ..data import augment_alike
 from ..networks import is_parameter
-from ._experts import AbstractExperts, Trajectories
+from ._experts import AbstractExperts
 from ._inner import training_loss
 from ._training import by_descent
 
@@ -85,10 +84,8 @@ class MTT(AbstractExperts):
     def through_training(self, coreset: Coreset, batch: Batch) -> Any:
         """The value, and its derivatives in the coreset and the logarithm of the rate."""
         if batch.key is None or batch.prepared is None:
-            raise ValueError(
-                "the batch has no key or no trajectories, of which mtt draws: give both."
-            )
-        key, first, last = _draw(self, batch.key, batch.prepared)
+            raise ValueError("the batch has no key or no trajectories to draw of: give both.")
+        key, first, last = self.draw(batch.key, batch.prepared)
         weights, rest = eqx.partition(batch.network, is_parameter(batch.network))
         compute = unrolled_value_and_grad(
             self.outer, self.inner, solver=GradientDescent(_sgd, self.inner_steps),
@@ -116,15 +113,6 @@ class MTT(AbstractExperts):
     def own_recipe(cls: Any, n: int) -> Any:
         """That of DSA, as in the authors' code, where the rate is the learned one."""
         return by_descent(n, 1000) | {"augment": True}
-
-
-@compiled
-def _draw(method: MTT, key: PRNGKeyArray, prepared: Trajectories):
-    """A key for the training, the parameters that it begins at, and those that it is to reach."""
-    steps, one, other = jax.random.split(key, 3)
-    of = prepared[jax.random.randint(one, (), 0, prepared.shape[0])]
-    start = jax.random.randint(other, (), 0, prepared.shape[1] - method.match_epochs)
-    return steps, of[start], of[start + method.match_epochs]
 
 
 @compiled
