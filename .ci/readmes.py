@@ -49,6 +49,12 @@ def call(command: list[str], folder: Path, binaries: Path) -> str:
     return done.stdout
 
 
+def not_for_this_python(version: str, binaries: Path) -> bool:
+    command = [str(binaries / "python"), "-m", "pip", "install", "--dry-run", "--no-deps", version]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return bool(done.returncode) and "require a different python version" in done.stderr
+
+
 def run_page(page: Path, folder: Path, binaries: Path, left_out: dict[str, str]) -> None:
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     for kind, text in blocks:
@@ -93,9 +99,12 @@ def main() -> None:
                 folder, venv = Path(away), Path(away) / "venv"
                 subprocess.run([python, "-m", "venv", str(venv)], check=True)
                 binaries = venv / "bin"
+                version = f"jax=={jax.removesuffix('.*')}.*"
+                if not_for_this_python(version, binaries):
+                    print(f"{python} with jax {jax}: left out, as jax has none for this Python")
+                    continue
                 install = ["python", "-m", "pip", "install", "--quiet"]
-                version = jax.removesuffix(".*")
-                install += ["--disable-pip-version-check", *wheels, f"jax=={version}.*"]
+                install += ["--disable-pip-version-check", *wheels, version]
                 call(install, folder, binaries)
                 told = "import sys, jax; print(sys.version.split()[0], 'with jax', jax.__version__)"
                 print(f"Python {call(['python', '-c', told], folder, binaries).strip()}")

@@ -23,6 +23,7 @@ from _results._accuracy import (
 )
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
+from _results._ranking import ranking
 from _results._systems import systems
 from _results._toolkit import faults, fuzz, toolkit, whole_problems
 from _results._worth import pictures, worth
@@ -51,7 +52,8 @@ def page(read: Read) -> str:
         "what `bilevel-distill run` takes by default and the scripts take as arguments. The memory "
         "of each row is further down; the time, on the paper's RTX A6000, was 40 minutes to 13 "
         "hours (table 7 below).",
-        *methods(read), *systems(read), *worth(read), *accuracy(read), *time(read), *gpu(read),
+        *methods(read), *systems(read), *worth(read), *ranking(read),
+        *accuracy(read), *time(read), *gpu(read),
         *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),
         *gradient(read), *precision(read), *presets(read), *toolkit(read), *whole_problems(read),
