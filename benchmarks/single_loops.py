@@ -6,7 +6,6 @@ On the suite's MNIST cleaning problem at p = 0.5, in float64: the rates that it 
 of 64 consecutive rows, the same number of steps, five seeds each. Every psi in the end is judged by
 the outer loss where the inner problem is solved. Turns interleave; compiled before. The suite goes
 through all rows before it takes one again; ours do so for SOBA, and draw by key for the others.
-StocBiO's Neumann series has `n_shia_steps` terms here, and one more there.
 """
 
 import argparse

@@ -81,7 +81,8 @@ class StocBiO(AbstractSingleLoop):
         psi: that of psi.
         v: has no part in it: the series has no optimiser.
         step_size: that of the Neumann series, below 2 over the largest eigenvalue of the Hessian.
-        steps: exactly so many steps of theta, and terms of the series, to one of psi.
+        steps: exactly so many steps of theta, and Hessian-vector products of the series, which
+            has a term more (the paper's D and Q, which are one number here), to one of psi.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -128,8 +129,7 @@ class StocBiO(AbstractSingleLoop):
             return (power, optax.tree.add(total, power)), None
 
         start = (outer_theta, outer_theta)
-        beyond = self.steps - 1
-        (_, total), _ = lax.scan(term, start, fresh(keys[2], beyond), beyond)
+        (_, total), _ = lax.scan(term, start, fresh(keys[2], self.steps), self.steps)
         v = optax.tree.scale(self.step_size, total)
         mixed = batch.products(theta, psi, v, keys[3])[2]
         psi, by_psi = moved(self.psi, optax.tree.sub(outer_psi, mixed), by_psi, psi)

@@ -112,8 +112,8 @@ def whole_problems(read: Read) -> list[str]:
         ]  # fmt: skip
         parts += [
             "Our single loops beside the suite's own on its MNIST cleaning problem, at the rates "
-            "that it publishes and after as many steps, over five seeds; StocBiO's Neumann "
-            "series is a term longer in the suite (`benchmarks/single_loops.py`):",
+            "that it publishes and after as many steps, over five seeds "
+            "(`benchmarks/single_loops.py`):",
             table(["method", "of", "steps", "outer loss", "seconds"], rows),
         ]
     return parts

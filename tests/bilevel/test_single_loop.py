@@ -107,7 +107,7 @@ def test_the_neumann_series_of_stocbio_is_that_of_the_toolkit(x64):
 
     psi, theta0 = jnp.full(3, 0.5), jnp.zeros(3)
     by: dict[str, Any] = {"solver": Newton(Dense()), "throw": "ignore"}
-    h = hypergradient(outer, inner, inverse_hvp=Neumann(steps=4, step_size=0.3), **by)(psi, theta0)
+    h = hypergradient(outer, inner, inverse_hvp=Neumann(steps=5, step_size=0.3), **by)(psi, theta0)
     method = single_loop.StocBiO(
         outer, inner, optax.sgd(0.1), optax.sgd(1.0), step_size=0.3, steps=4
     )
