@@ -33,7 +33,8 @@ class TracedLoss(eqx.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves = jax.tree.leaves(eqx.filter((args, kwargs), eqx.is_array))
         structure, static = self.out
-        found = eval_jaxpr(self.jaxpr, self.consts, *leaves)
+        count, given = len(self.jaxpr.constvars), [*self.consts, *leaves]
+        found = eval_jaxpr(self.jaxpr, given[:count], *given[count:])
         return eqx.combine(jax.tree.unflatten(structure, found), static)
 
     def varying(self, has_aux: bool) -> frozenset[str]:
@@ -77,7 +78,10 @@ def trace_loss(inner: Callable[..., Any], form: str, *args: Any, **kwargs: Any) 
     closed = jax.make_jaxpr(flat)(*leaves)
     consts = list(map(jnp.asarray, closed.consts))
     passing = any(isinstance(const, Tracer) for const in consts) or holds_tracers(inner)
-    jaxpr = _known_form_of(closed.jaxpr, [] if passing else _kept(inner))
+    bare: Any = closed.jaxpr
+    if hasattr(bare, "with_consts"):  # from jax 0.12 on it holds their values, not to be kept
+        bare = bare.with_consts([])
+    jaxpr = _known_form_of(bare, [] if passing else _kept(inner))
     return TracedLoss(consts, jaxpr, structure, held[-1])
 
 

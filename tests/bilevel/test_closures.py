@@ -1,6 +1,8 @@
 """Tracers that functions hold, wherever they hold them."""
 
 import functools
+import gc
+import weakref
 
 import equinox as eqx
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from jax.core import Tracer
 
-from bilevel import argmin, implicit_grad
+from bilevel import argmin, hypergradient, implicit_grad
 from bilevel._closures import detached, holds_tracers, put_back, take_tracers
 from bilevel.inverse_hvp import Dense
 from bilevel.solvers import Newton, ProjectedGradient
@@ -136,3 +138,17 @@ def test_a_loss_whose_closure_changed_is_traced_anew(x64):
     np.testing.assert_allclose(grad(jnp.asarray(1.0)), 2, rtol=1e-8)
     shift = jnp.asarray(5.0)
     np.testing.assert_allclose(grad(jnp.asarray(1.0)), 10, rtol=1e-8)
+
+
+def test_what_a_loss_closes_over_is_not_kept():
+    """Programs are kept from call to call, and not the data that they were for."""
+
+    def watched():
+        data = jnp.arange(1000.0).reshape(250, 4) % 7
+        loss = lambda t, p: jnp.mean((data @ t - 1) ** 2) + jnp.exp(p) * t @ t  # noqa: E731
+        hypergradient(lambda t, p: t @ t, loss, solver=Newton())(jnp.asarray(0.0), jnp.zeros(4))
+        return weakref.ref(data)
+
+    reference = watched()
+    gc.collect()
+    assert reference() is None
