@@ -149,7 +149,10 @@ def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
     if not descent.exact:
         descent.look_again(problem.exactly(descent.flat, descent.now))
     h = descent.now.h
-    result = worst(worst(result, h.inner.result), h.adjoint.result)
+    inner = h.inner.result
+    if result == Result.successful and inner == Result.not_judged and descent.at_rounding():
+        inner = Result.successful  # a gradient of nothing has no relative error
+    result = worst(worst(result, inner), h.adjoint.result)
     return _acted_on(descent.minimum(result), throw)
 
 

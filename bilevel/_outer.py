@@ -20,7 +20,8 @@ from ._operator import Wide
 from ._record import Hypergradient
 from ._result import Result, failed
 from ._stationarity import near_enough, step_to_stop_at
-from ._tree import cast, dtypes_of, is_wide, wide_dtype, widen
+from ._tree import cast, coarsest, dtypes_of, is_wide, wide_dtype, widen
+from ._tree import norm as tree_norm
 from .inverse_hvp import CG, Equilibration
 from .inverse_hvp._base import default_rtol
 from .inverse_hvp._equilibration import Scaling
@@ -63,7 +64,9 @@ class Outer:
         self.v = optax.tree.zeros_like(parameters)
         self.home = self.theta, self.v
         self.ones = Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
-        default = inverse is None and not isinstance(losses.inner, AbstractProblem)
+        default = (solver is None or inverse is None) and not isinstance(
+            losses.inner, AbstractProblem
+        )
         self.units = Units() if default else None
         self.whole = solver is None and self._is_one_program()
         self.theta_dtype = wide_dtype(parameters)
@@ -99,6 +102,10 @@ class Outer:
         self.accuracy = max(0.1 * self.accuracy, self.exact[0])
         return self.inverse is None and self.accuracy < before
 
+    def little(self, look: "Look") -> float:
+        """What no longer counts, of the value or, where that goes to zero, of what it is made."""
+        return max(self.tol * abs(look.value), look.rounding)
+
     def __call__(self, flat, base: float | None = None, step=None, share: float = 0.0) -> "Look":
         """What is at psi, `share` of a step from `flat`, the value as accurate as a comparison
         with `base` asks for.
@@ -108,7 +115,7 @@ class Outer:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
             look = self._compute((flat, step, share), self.accuracy, inner_rtol)
             apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
-            sharp = abs(look.change) <= 0.1 * max(apart, self.tol * abs(look.value))
+            sharp = abs(look.change) <= 0.1 * max(apart, self.little(look))
             best = self.solver is not None or inner_rtol == self.exact[1]
             unsure = self.solver is None and best and look.vague and not sharp
             if (look.broken or unsure) and self.units is not None and self.units.insist():
@@ -167,13 +174,13 @@ class Outer:
             self.losses, self.args, solver, inverse, self.psi0, self.theta, self.v, place, bounds
         )
         numbers = np.asarray(numbers)
-        value, change, norm, slope, broken, vague = map(float, numbers[:6])
+        value, change, norm, slope, rounding, broken, vague = map(float, numbers[:7])
         value += change if self.solver is None else 0.0
         value = float("inf") if self.strict and broken else value
-        if self.units is not None:
-            self.units.follow(int(numbers[6]))
+        if self.units is not None and self.inverse is None:
+            self.units.follow(int(numbers[7]))
         said = bool(broken), bool(vague)
-        return Look(h, there, value, change, norm, slope, *said, gradient, free)
+        return Look(h, there, value, change, norm, slope, rounding, *said, gradient, free)
 
 
 class Units:
@@ -210,6 +217,7 @@ class Look:
         change: `h.change`, which `value` includes where the inner solver is the default.
         norm: that of the gradient among the free coordinates.
         slope: along the step, but for the coordinates that have come to a bound.
+        rounding: what the value may be off because theta is rounded.
         broken: whether a solve failed, and not only in that it stopped as early as it was told to.
         vague: whether nothing has shown that theta solves the inner problem.
         gradient: flat.
@@ -222,6 +230,7 @@ class Look:
     change: float
     norm: float
     slope: float
+    rounding: float
     broken: bool
     vague: bool
     gradient: Array
@@ -240,7 +249,8 @@ def _looked(losses: Losses, args, solver, inverse, psi0, theta, v, place, bounds
         throw="ignore",
     )
     h = compute(_unflattened(there, psi0), theta, v0=v, **args)
-    return h, there, *_read(h, there, place[1], *bounds)
+    rounding = _rounding(losses, args, h.theta, _unflattened(there, psi0))
+    return h, there, *_read(h, there, place[1], rounding, *bounds)
 
 
 _look = eqx.filter_jit(_looked)
@@ -271,7 +281,21 @@ def _unflattened(flat, psi0):
 
 
 @eqx.filter_jit
-def _read(h: Hypergradient, flat, step, lower, upper):
+def _rounding(losses: Losses, args, theta, psi):
+    """Of the outer value, where each number of theta is off by a little of the length of all."""
+    moving, static = eqx.partition(theta, eqx.is_inexact_array)
+
+    def value(moving):
+        found = losses.outer(eqx.combine(moving, static), psi, *args["outer_args"])
+        return found[0] if losses.has_aux else found
+
+    size, dtype = tree_norm(moving), wide_dtype(moving)
+    slope = tree_norm(jax.grad(value)(moving)).astype(dtype)
+    return 4 * coarsest(dtypes_of(moving)) * slope * size.astype(dtype)
+
+
+@eqx.filter_jit
+def _read(h: Hypergradient, flat, step, rounding, lower, upper):
     gradient = ravel_pytree(widen(h.grad))[0]
     free = ~held_back(-gradient, flat, lower, upper)
     norm = jnp.linalg.norm(jnp.where(free, gradient, 0))
@@ -279,7 +303,7 @@ def _read(h: Hypergradient, flat, step, lower, upper):
     rough = h.inner.result == Result.not_stationary
     broken = (failed(h.inner.result) & ~rough) | failed(h.adjoint.result)
     vague = h.inner.result != Result.successful
-    numbers = [h.value, h.change, norm, slope, broken, vague, h.adjoint.steps]
+    numbers = [h.value, h.change, norm, slope, rounding, broken, vague, h.adjoint.steps]
     return gradient, free, jnp.stack([number.astype(flat.dtype) for number in numbers])
 
 

@@ -108,6 +108,12 @@ class Descent:
     def forget(self) -> None:
         self.curvature = Curvature.empty(len(self.curvature.steps), self.flat)
 
+    def at_rounding(self) -> bool:
+        """Whether no gradient as near as this one's leads lower than theta's rounding shows."""
+        distance = self.now.h.inner.distance
+        off = 1 + (0.0 if distance is None else float(distance))
+        return -self.direction()[1] / 2 * off**2 <= self.now.rounding
+
     def direction(self) -> tuple[Array, float]:
         """Where to go, and the slope there."""
         now, about = self.now, (self.flat, self.longest)
@@ -123,7 +129,7 @@ class Descent:
         if self.norms[-1] == 0:
             return Result.successful
         step, slope = self.direction()
-        little = self.problem.tol * abs(self.now.value)
+        little = self.problem.little(self.now)
         if -slope / 2 <= little and self.exact:
             return Result.successful
         if -slope / 2 <= little and self.quiet:

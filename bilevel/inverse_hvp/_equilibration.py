@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from .._tree import divide, largest, multiply, wide_dtype
+from .._tree import wide_dtype
 from .._types import PyTree
 from .._varying import vary, varying
 from ._preconditioner import AbstractPreconditioner
@@ -71,22 +71,28 @@ def _row_norms(hvp: Any, g: PyTree[Array], key: Any, samples: int, seed: int) ->
         return hvp(z) if key is None else hvp(z, key)
 
     images = jax.vmap(times)(jax.tree.unflatten(form, signs))
-    images = divide(images, largest(images))
 
     def norm(image):
         # Over the largest of a row, as squares must not leave the range.
         most = jnp.max(jnp.abs(image), axis=0, keepdims=True)
         share = image / jnp.where(most > 0, most, 1)
         found = most[0] * jnp.sqrt(jnp.mean(share**2, axis=0))
-        sound = (found > 0) & jnp.isfinite(found)
-        return jnp.where(sound, found, 1)  # of no use, and told by the solve
+        return jnp.where(jnp.isfinite(found), found, 0)
 
     return Scaling(_around_one(jax.tree.map(norm, images)))
 
 
 def _around_one(norms: PyTree[Array]) -> PyTree[Array]:
     """Over about their geometric mean, so that what is divided by them stays in the range."""
-    leaves, dtype = jax.tree.leaves(norms), wide_dtype(norms)
-    total = sum(jnp.sum(jnp.log2(leaf)).astype(dtype) for leaf in leaves)
-    mean = total / max(1, sum(leaf.size for leaf in leaves))
-    return multiply(norms, jnp.exp2(-jnp.round(mean)))
+    dtype = wide_dtype(norms)
+    leaves = [leaf.astype(dtype) for leaf in jax.tree.leaves(norms)]
+    logs = sum(jnp.sum(jnp.log2(jnp.where(leaf > 0, leaf, 1))) for leaf in leaves)
+    count = sum(jnp.sum((leaf > 0).astype(dtype)) for leaf in leaves)
+    unit = jnp.exp2(-jnp.round(logs / jnp.maximum(count, 1)))
+
+    def scaled(leaf):
+        info = jnp.finfo(leaf.dtype)
+        found = jnp.clip(unit * leaf.astype(dtype), float(info.tiny), float(info.max))
+        return jnp.where(leaf > 0, found, 1).astype(leaf.dtype)  # the solve tells of a zero
+
+    return jax.tree.map(scaled, norms)

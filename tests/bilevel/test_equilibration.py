@@ -58,6 +58,19 @@ def test_rows_of_any_size_beside_one_another():
     np.testing.assert_allclose(solved.v, np.linalg.solve(hessian, np.ones(30)), rtol=2e-3)
 
 
+def test_units_of_two_types_and_of_a_row_of_zeros_are_in_range():
+    def hvp(v):
+        return {"half": v["half"], "small": 1e-30 * v["small"], "none": 0 * v["none"]}
+
+    g = {"half": jnp.ones(2, jnp.float16), "small": jnp.ones(20), "none": jnp.ones(1)}
+    scale = Equilibration().prepare(hvp, g, None).scale
+    assert all(np.isfinite(leaf).all() and (leaf > 0).all() for leaf in scale.values())
+    assert scale["none"] == 1
+    three = jnp.asarray([1e-30, 1.0, 1e30])
+    found = Equilibration().prepare(lambda v: three * v, jnp.ones(3), None).scale
+    np.testing.assert_allclose(found, three, rtol=1e-6)
+
+
 def test_under_vmap_jit_and_in_float16():
     def solve(scale):
         hessian = jnp.diag(jnp.asarray([1.0, 10.0, 100.0], jnp.float16))

@@ -142,6 +142,22 @@ def test_penalties_that_go_to_infinity(seed, dtype):
     assert found.result != Result.no_descent
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_outer_loss_that_goes_to_zero(dtype):
+    """Its gradient is then all rounding, and no failure; one begins at the very minimum."""
+    for target in np.linspace(0.1, 0.9, 9):
+        with jax.enable_x64(dtype is np.float64):
+            found = minimize(
+                lambda theta, psi: jnp.sum((theta - target) ** 2),  # noqa: B023
+                lambda theta, psi: jnp.sum((theta - 1) ** 2) + jnp.exp(psi) * jnp.sum(theta**2),
+                jnp.zeros((), dtype),
+                jnp.zeros(3, dtype),
+            )
+        assert found.result == Result.successful
+        assert float(found.value) < 1e-10
+        np.testing.assert_allclose(np.asarray(found.theta), target, rtol=1e-5)
+
+
 def test_the_solves_are_no_more_accurate_than_the_progress_asks_for(x64, monkeypatch):
     from bilevel import _outer
 
