@@ -59,8 +59,9 @@ def minimize(
         solver: how theta* is found; None: `solvers.NewtonCG`, to a tolerance that follows the
             outer progress. Any other is used as it is, from the last theta.
         inverse_hvp: how H^-1 g is applied; None: `CG`, to a tolerance that follows the progress.
-        tol: stop where a step is expected to lower the value by less than this part of it, and
-            the last step did not do more either. None: 1e-7 in float64, 1e-5 otherwise.
+        tol: stop where a step is expected to lower the value by less than this part of it (or than
+            the rounding of theta shows, where the value goes to zero), and the last step did not do
+            more either. None: 1e-7 in float64, 1e-5 otherwise.
         max_steps: at most so many steps of psi.
         bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers or
             arrays as leaves; psi0 is clipped to them.
