@@ -1,4 +1,4 @@
-"""A distilled CIFAR-10 by DD-Ranking's own package beside our judge (Li et al., 2024).
+"""A distilled CIFAR-10 by DD-Ranking's own package beside our judge (Li et al., 2025).
 
     python benchmarks/dd_ranking.py runs/systems/cifar10_10/rcig_0.npz --python PATH
 

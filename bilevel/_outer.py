@@ -64,10 +64,8 @@ class Outer:
         self.v = optax.tree.zeros_like(parameters)
         self.home = self.theta, self.v
         self.ones = Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
-        default = (solver is None or inverse is None) and not isinstance(
-            losses.inner, AbstractProblem
-        )
-        self.units = Units() if default else None
+        minimum = not isinstance(losses.inner, AbstractProblem)
+        self.units = Units() if minimum and (solver is None or inverse is None) else None
         self.whole = solver is None and self._is_one_program()
         self.theta_dtype = wide_dtype(parameters)
         self.exact = default_rtol(parameters), 0.1 * near_enough(parameters)
@@ -154,9 +152,8 @@ class Outer:
         bounds, (flat, step, share) = (self.lower, self.upper), place
         place = flat, step, jnp.asarray(share, flat.dtype)
         scaling = self.ones
-        if (
-            self.units is not None and self.units.pay
-        ):  # where psi is now, which may be far from where theta was found
+        if self.units is not None and self.units.pay:
+            # Where psi is now, which may be far from where theta was found.
             scaling = _row_norms(self.losses, self.args, self.psi0, self.theta, place, bounds)
         # As arrays, which can change without compiling anew.
         if solver is None:
