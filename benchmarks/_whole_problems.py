@@ -208,6 +208,26 @@ def network() -> Whole:
 
 def small_cleaning() -> Whole:
     """That of MLS-Bench with its linear classifier: 5,000 rows, half of them mislabelled."""
+    return mislabelled("small cleaning", linear, jnp.zeros(7840))
+
+
+def network_cleaning() -> Whole:
+    """That of MLS-Bench with its network: 784 inputs, 300 sigmoids, 10 outputs."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    theta0 = {
+        "in": jax.random.normal(keys[0], (784, 300)) / 28,
+        "out": jax.random.normal(keys[1], (300, 10)) / 300**0.5,
+        "biases": (jnp.zeros(300), jnp.zeros(10)),
+    }
+
+    def logits(theta, x):
+        hidden = jax.nn.sigmoid(x @ theta["in"] + theta["biases"][0])
+        return hidden @ theta["out"] + theta["biases"][1]
+
+    return mislabelled("network cleaning", logits, theta0)
+
+
+def mislabelled(name: str, logits: Callable[[Any, Any], jax.Array], theta0: Any) -> Whole:
     x, labels, test_x, test_labels = mnist()
     rng = np.random.default_rng(0)
     order = rng.permutation(len(x))[:10_000]
@@ -220,14 +240,14 @@ def small_cleaning() -> Whole:
     test_x = jnp.asarray(test_x / 255)
 
     def inner(theta, psi, x, y):
-        losses = jax.nn.sigmoid(psi) * cross_entropy(linear(theta, x), y)
-        return jnp.mean(losses) + 1e-3 * jnp.sum(theta**2)
+        losses = jax.nn.sigmoid(psi) * cross_entropy(logits(theta, x), y)
+        return jnp.mean(losses) + 1e-3 * sum(jnp.sum(each**2) for each in jax.tree.leaves(theta))
 
     def outer(theta, psi, x, y):
-        return jnp.mean(cross_entropy(linear(theta, x), y))
+        return jnp.mean(cross_entropy(logits(theta, x), y))
 
     def measures(theta, psi):
-        found = jnp.argmax(linear(theta, test_x), axis=1)
+        found = jnp.argmax(logits(theta, test_x), axis=1)
         told = np.asarray(psi) < 0
         right = (told & wrong).sum()
         return {
@@ -235,8 +255,7 @@ def small_cleaning() -> Whole:
             "F1 of wrong labels": float(2 * right / max(told.sum() + wrong.sum(), 1)),
         }
 
-    start = (jnp.zeros(5000), jnp.zeros(7840))
-    return Whole("small cleaning", inner, outer, *start, train, valid, None, measures)
+    return Whole(name, inner, outer, jnp.zeros(5000), theta0, train, valid, None, measures)
 
 
 PROBLEMS: dict[str, Callable[[], Whole]] = {
@@ -245,8 +264,9 @@ PROBLEMS: dict[str, Callable[[], Whole]] = {
     "penalties": penalties,
     "network": network,
     "small_cleaning": small_cleaning,
+    "network_cleaning": network_cleaning,
 }
-REAL = ("mnist_cleaning", "penalties", "small_cleaning")
+REAL = ("mnist_cleaning", "penalties", "small_cleaning", "network_cleaning")
 
 
 def available(name: str) -> bool:

@@ -151,8 +151,8 @@ def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
         descent.look_again(problem.exactly(descent.flat, descent.now))
     h = descent.now.h
     inner = h.inner.result
-    if result == Result.successful and inner == Result.not_judged and descent.at_rounding():
-        inner = Result.successful  # a gradient of nothing has no relative error
+    if result == Result.successful and inner == Result.not_judged and descent.settled():
+        inner = Result.successful  # a gradient of next to nothing may be all error
     result = worst(worst(result, inner), h.adjoint.result)
     return _acted_on(descent.minimum(result), throw)
 

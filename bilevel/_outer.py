@@ -74,6 +74,8 @@ class Outer:
         self.loosest = self.accuracy = LOOSEST
         self.share, self.strict = 0.2, False
         self.still = jnp.zeros_like(flat)
+        # Beside what theta0 is worth, rounding is small where it is nothing but rounding.
+        self.scale = abs(np.nan_to_num(float(_value(losses, args, theta0, psi0)), posinf=0))
 
     def _is_one_program(self) -> bool:
         """Whether nothing is faster where it is dispatched step by step."""
@@ -102,7 +104,7 @@ class Outer:
 
     def little(self, look: "Look") -> float:
         """What no longer counts, of the value or, where that goes to zero, of what it is made."""
-        return max(self.tol * abs(look.value), look.rounding)
+        return max(self.tol * abs(look.value), min(look.rounding, self.tol * self.scale))
 
     def __call__(self, flat, base: float | None = None, step=None, share: float = 0.0) -> "Look":
         """What is at psi, `share` of a step from `flat`, the value as accurate as a comparison
@@ -113,9 +115,14 @@ class Outer:
             inner_rtol = max(self.share * self.accuracy, self.exact[1])
             look = self._compute((flat, step, share), self.accuracy, inner_rtol)
             apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
-            sharp = abs(look.change) <= 0.1 * max(apart, self.little(look))
+            # Where theta is many of its lengths away, the first order says too little.
+            change = abs(look.change) * max(1.0, look.distance)
+            sharp = change <= 0.1 * max(apart, self.little(look))
             best = self.solver is not None or inner_rtol == self.exact[1]
             unsure = self.solver is None and best and look.vague and not sharp
+            shown = max(0.1 * abs(look.value), self.tol * self.scale)
+            if base is not None and look.rounding > max(abs(base), shown):
+                return dataclasses.replace(look, value=float("inf"))  # its rounding, and no more
             if (look.broken or unsure) and self.units is not None and self.units.insist():
                 continue
             if (look.broken or unsure) and self.theta is not self.home[0]:
@@ -129,23 +136,39 @@ class Outer:
                 return dataclasses.replace(look, value=float("inf"))
             if not np.isfinite(look.value):
                 return look
-            self.theta, self.v = look.h.theta, look.h.adjoint.v
+            self.start_from(look)
             if sharp or best:
                 return look
             self.share *= 0.1  # from here on
 
     def settle(self, look: "Look") -> None:
-        """A place to start from again where the last one leads nowhere."""
+        """What was found at a step that is taken: from there on, and where another place leads
+        nowhere.
+        """
+        self.scale = max(self.scale, abs(look.value))
         self.home = look.h.theta, look.h.adjoint.v
+        self.start_from(look)
+
+    def start_from(self, look: "Look") -> None:
+        """Solve from what was found there."""
+        self.theta, self.v = look.h.theta, look.h.adjoint.v
 
     def exactly(self, flat, roughly: "Look") -> "Look":
-        """To full precision, where that can be had."""
-        look = self._compute((flat, self.still, 0.0), *self.exact, verify=True)
-        rougher = look.vague and not (roughly.vague and abs(look.change) <= abs(roughly.change))
-        if look.broken or bool(failed(look.h.inner.result)) or (self.solver is None and rougher):
-            return roughly
-        self.theta, self.v = look.h.theta, look.h.adjoint.v
-        return look
+        """To full precision, and where the gradient is so small that a little of theta is all of
+        it, beyond; as far as that can be had.
+        """
+        best, (rtol, inner_rtol) = roughly, self.exact
+        for tight in (inner_rtol, self.finest):
+            look = self._compute((flat, self.still, 0.0), rtol, tight, verify=True)
+            nearer = best.vague and abs(look.change) <= abs(best.change)
+            rougher = self.solver is None and look.vague and not nearer
+            if look.broken or bool(failed(look.h.inner.result)) or rougher:
+                break
+            best = look
+            self.start_from(best)
+            if self.solver is not None or not look.vague or inner_rtol == self.finest:
+                break
+        return best
 
     def _compute(self, place, rtol, inner_rtol, verify=False) -> "Look":
         solver, inverse = self.solver, self.inverse
@@ -171,13 +194,14 @@ class Outer:
             self.losses, self.args, solver, inverse, self.psi0, self.theta, self.v, place, bounds
         )
         numbers = np.asarray(numbers)
-        value, change, norm, slope, rounding, broken, vague = map(float, numbers[:7])
+        value, change, distance, norm, slope, rounding, broken, vague = map(float, numbers[:8])
         value += change if self.solver is None else 0.0
         value = float("inf") if self.strict and broken else value
         if self.units is not None and self.inverse is None:
-            self.units.follow(int(numbers[7]))
+            self.units.follow(int(numbers[8]))
         said = bool(broken), bool(vague)
-        return Look(h, there, value, change, norm, slope, rounding, *said, gradient, free)
+        numbers = value, change, distance, norm, slope, rounding
+        return Look(h, there, *numbers, *said, gradient, free)
 
 
 class Units:
@@ -212,6 +236,7 @@ class Look:
             where a solve failed, as it did not at the start, or theta is so far from the solution
             that the first order tells nothing.
         change: `h.change`, which `value` includes where the inner solver is the default.
+        distance: `h.inner.distance`; 0 where that is not known.
         norm: that of the gradient among the free coordinates.
         slope: along the step, but for the coordinates that have come to a bound.
         rounding: what the value may be off because theta is rounded.
@@ -225,6 +250,7 @@ class Look:
     flat: Array
     value: float
     change: float
+    distance: float
     norm: float
     slope: float
     rounding: float
@@ -278,16 +304,18 @@ def _unflattened(flat, psi0):
 
 
 @eqx.filter_jit
+def _value(losses: Losses, args, theta, psi):
+    found = losses.outer(theta, psi, *args["outer_args"])
+    return found[0] if losses.has_aux else found
+
+
+@eqx.filter_jit
 def _rounding(losses: Losses, args, theta, psi):
     """Of the outer value, where each number of theta is off by a little of the length of all."""
     moving, static = eqx.partition(theta, eqx.is_inexact_array)
-
-    def value(moving):
-        found = losses.outer(eqx.combine(moving, static), psi, *args["outer_args"])
-        return found[0] if losses.has_aux else found
-
     size, dtype = tree_norm(moving), wide_dtype(moving)
-    slope = tree_norm(jax.grad(value)(moving)).astype(dtype)
+    gradient = jax.grad(lambda moving: _value(losses, args, eqx.combine(moving, static), psi))
+    slope = tree_norm(gradient(moving)).astype(dtype)
     return 4 * coarsest(dtypes_of(moving)) * slope * size.astype(dtype)
 
 
@@ -300,7 +328,8 @@ def _read(h: Hypergradient, flat, step, rounding, lower, upper):
     rough = h.inner.result == Result.not_stationary
     broken = (failed(h.inner.result) & ~rough) | failed(h.adjoint.result)
     vague = h.inner.result != Result.successful
-    numbers = [h.value, h.change, norm, slope, rounding, broken, vague, h.adjoint.steps]
+    distance = jnp.zeros(()) if h.inner.distance is None else h.inner.distance
+    numbers = [h.value, h.change, distance, norm, slope, rounding, broken, vague, h.adjoint.steps]
     return gradient, free, jnp.stack([number.astype(flat.dtype) for number in numbers])
 
 

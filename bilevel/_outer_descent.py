@@ -108,11 +108,12 @@ class Descent:
     def forget(self) -> None:
         self.curvature = Curvature.empty(len(self.curvature.steps), self.flat)
 
-    def at_rounding(self) -> bool:
-        """Whether no gradient as near as this one's leads lower than theta's rounding shows."""
-        distance = self.now.h.inner.distance
-        off = 1 + (0.0 if distance is None else float(distance))
-        return -self.direction()[1] / 2 * off**2 <= self.now.rounding
+    def settled(self) -> bool:
+        """Whether no gradient as near as this one's leads lower than what no longer counts, and the
+        value is as near as that.
+        """
+        now, off, little = self.now, 1 + self.now.distance, self.problem.little(self.now)
+        return -self.direction()[1] / 2 * off**2 <= little and abs(now.change) * off <= little
 
     def direction(self) -> tuple[Array, float]:
         """Where to go, and the slope there."""
@@ -140,6 +141,7 @@ class Descent:
             self.problem.sharpen()
         found, there = self.search(step, slope)
         if found is None or there is None:
+            self.problem.settle(self.now)
             if self.problem.sharpen():  # perhaps the gradient was too rough
                 self.look_again(self.problem(self.flat))
                 self.forget()
@@ -167,6 +169,10 @@ class Descent:
         eps = float(jnp.finfo(self.flat.dtype).eps)
 
         def at(share: float) -> Point:
+            # A trial may have led theta into another valley, which is not higher only by chance.
+            lower = [place for place, look in met.items() if look.value <= self.now.value]
+            near = min([0.0, *lower], key=lambda place: abs(place - share))
+            problem.start_from(met.get(near, self.now))
             met[share] = there = problem(self.flat, self.now.value, step, share)
             noise = 4 * eps * abs(there.value)
             if problem.solver is None:  # the change is known to first order

@@ -170,7 +170,30 @@ def fuzz(read: Read) -> list[str]:
             "The same with the inner loss in other units, which should change nothing:",
             table(heads, rows),
         ]
-    return parts
+    return [*parts, *fuzz_minimize(read)]
+
+
+def fuzz_minimize(read: Read) -> list[str]:
+    parts = [
+        "`minimize` with its defaults on families of small problems with random data and units. A "
+        "dense Newton method in float64 then solves the inner problem at the psi that was found, "
+        "and SciPy's L-BFGS-B goes on from there, within 1 of each number of psi. *At the minimum* "
+        "is a success from which SciPy gains at most 1 % of what there was to gain; *short of it* "
+        "one from which it gains more; *untrue* is a value, of a success or not, that is off by "
+        "more than 1 % of that (`benchmarks/fuzz_minimize.py`).",
+    ]
+    found = read("fuzz_minimize")
+    if found is None:
+        return [*parts, f"{OPEN.capitalize()}."]
+    counts = {
+        f"{name}, {dtype}": one["counts"]
+        for name, family in found["families"].items()
+        for dtype, one in family.items()
+    }
+    heads = list(next(iter(counts.values())))
+    rows = [[name, *one.values()] for name, one in counts.items()]
+    rows.append(["all", *(sum(one[head] for one in counts.values()) for head in heads)])
+    return [*parts, table(["problems", *heads], rows)]
 
 
 FAULTS = {
