@@ -118,6 +118,16 @@ def check_scalar(value: Any, name: str) -> None:
             f"{name} must return a scalar, and returned an array of shape {jnp.shape(value)}: "
             "reduce it, for example with `.mean()`."
         )
+    if isinstance(value, int | float | complex):
+        raise ValueError(
+            f"{name} returned the number {value:g}, which depends on neither theta nor psi: return "
+            "what jax.numpy computes from them."
+        )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(
+            f"{name} must return a real number that has a derivative, and returned one of type "
+            f"{jnp.result_type(value)}: return a float, of a complex number its `.real` or size."
+        )
 
 
 class InnerLoss(eqx.Module):

@@ -74,8 +74,7 @@ class Outer:
         self.loosest = self.accuracy = LOOSEST
         self.share, self.strict = 0.2, False
         self.still = jnp.zeros_like(flat)
-        # Beside what theta0 is worth, rounding is small where it is nothing but rounding.
-        self.scale = abs(np.nan_to_num(float(_value(losses, args, theta0, psi0)), posinf=0))
+        self.scale = 0.0
 
     def _is_one_program(self) -> bool:
         """Whether nothing is faster where it is dispatched step by step."""
@@ -142,9 +141,10 @@ class Outer:
             self.share *= 0.1  # from here on
 
     def settle(self, look: "Look") -> None:
-        """What was found at a step that is taken: from there on, and where another place leads
-        nowhere.
-        """
+        """To start from again where another place leads nowhere."""
+        if self.scale == 0:
+            # What is small beside it may be what rounding leaves of a value near zero.
+            self.scale = _size_at(self.losses, self.args, self.home[0], self.psi(self.start))
         self.scale = max(self.scale, abs(look.value))
         self.home = look.h.theta, look.h.adjoint.v
         self.start_from(look)
@@ -307,6 +307,11 @@ def _unflattened(flat, psi0):
 def _value(losses: Losses, args, theta, psi):
     found = losses.outer(theta, psi, *args["outer_args"])
     return found[0] if losses.has_aux else found
+
+
+def _size_at(losses: Losses, args, theta, psi) -> float:
+    with jax.debug_nans(False):
+        return abs(float(np.nan_to_num(_value(losses, args, theta, psi), posinf=0, neginf=0)))
 
 
 @eqx.filter_jit

@@ -169,7 +169,7 @@ class Descent:
         eps = float(jnp.finfo(self.flat.dtype).eps)
 
         def at(share: float) -> Point:
-            # A trial may have led theta into another valley, which is not higher only by chance.
+            # From the nearest place that is no higher: another may be in another valley of theta.
             lower = [place for place, look in met.items() if look.value <= self.now.value]
             near = min([0.0, *lower], key=lambda place: abs(place - share))
             problem.start_from(met.get(near, self.now))

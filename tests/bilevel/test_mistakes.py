@@ -55,6 +55,15 @@ MISTAKES = {
         lambda: call(inner_args={"x": X}), ("inner_args", "dict", "tuple"),
     ),
     "the same of the outer loss": (lambda: call(outer_args=X), ("outer_args", "tuple")),
+    "an outer loss of a complex number": (
+        lambda: call(also_outer=lambda theta, psi: jax.lax.complex(theta[0], theta[1])), ("outer", "complex64"),
+    ),
+    "an inner loss that counts": (
+        lambda: call(also_inner=lambda theta, psi: jnp.sum(theta > psi)), ("inner", "int32"),
+    ),
+    "an outer loss that is a number of Python": (
+        lambda: call(also_outer=lambda theta, psi: 3.5), ("outer", "3.5", "depends on neither"),
+    ),
     "the same in unrolling": (
         lambda: unrolled_grad(outer, inner, solver=DESCENT)(PSI, START, inner_args=X),
         ("inner_args", "tuple"),
