@@ -119,9 +119,10 @@ class Outer:
             sharp = change <= 0.1 * max(apart, self.little(look))
             best = self.solver is not None or inner_rtol == self.exact[1]
             unsure = self.solver is None and best and look.vague and not sharp
-            shown = max(0.1 * abs(look.value), self.tol * self.scale)
-            if base is not None and look.rounding > max(abs(base), shown):
-                return dataclasses.replace(look, value=float("inf"))  # its rounding, and no more
+            known = max(abs(look.value), self.tol * self.scale)
+            lost = self.solver is not None and look.vague and change > max(abs(base or 0.0), known)
+            if base is not None and (lost or look.rounding > max(abs(base), 0.1 * known)):
+                return dataclasses.replace(look, value=float("inf"))  # error, and no more
             if (look.broken or unsure) and self.units is not None and self.units.insist():
                 continue
             if (look.broken or unsure) and self.theta is not self.home[0]:
