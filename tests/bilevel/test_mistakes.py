@@ -56,7 +56,8 @@ MISTAKES = {
     ),
     "the same of the outer loss": (lambda: call(outer_args=X), ("outer_args", "tuple")),
     "an outer loss of a complex number": (
-        lambda: call(also_outer=lambda theta, psi: jax.lax.complex(theta[0], theta[1])), ("outer", "complex64"),
+        lambda: call(also_outer=lambda theta, psi: jax.lax.complex(theta[0], theta[1])),
+        ("outer", "complex64"),
     ),
     "an inner loss that counts": (
         lambda: call(also_inner=lambda theta, psi: jnp.sum(theta > psi)), ("inner", "int32"),
