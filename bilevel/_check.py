@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
+from ._central_differences import derivatives, disagreement
 from ._hypergradient import hypergradient
 from ._implicit import as_it_is
 from ._inner import InnerLoss, as_arrays
@@ -156,7 +157,8 @@ def check_hypergradient(
         inner_has_aux: whether `inner` returns `(scalar, aux)`.
         directions: how many random directions, beside that of the hypergradient itself; no more
             than psi has.
-        step: the length of a finite difference, in units of psi; None: from the precision.
+        step: the length of a finite difference, in units of psi; None: from the precision, and
+            shorter where that is too long for what is small of psi.
         rtol: the relative error to pass with; None: 1e-4 in float64, 5e-2 in lower precision.
 
     Returns:
@@ -179,6 +181,8 @@ def check_hypergradient(
     """
     if directions < 1:
         raise ValueError(f"directions={directions} leaves nothing to compare: give 1 or more.")
+    if step is not None and not step > 0:
+        raise ValueError(f"step={step} is no length: give one in units of psi, or None.")
     inner_solver, inverse = as_solver(solver, inner), as_inverse(inverse_for(inner, inverse_hvp))
     settings = {"has_aux": has_aux, "inner_has_aux": inner_has_aux, "throw": "ignore"}
     compute = hypergradient(outer, inner, solver=inner_solver, inverse_hvp=inverse, **settings)
@@ -222,8 +226,8 @@ def check_hypergradient(
             return outer_value(theta, psi)
 
         tolerance = _default_rtol(psi) if rtol is None else rtol
-        rows = tuple(_derivatives(found.grad, psi, value, directions, step))
-        error, uncertain = _disagreement(rows)
+        rows = tuple(derivatives(found.grad, psi, value, directions, step))
+        error, uncertain = disagreement(rows)
         unrolled_error = None
         if isinstance(inner_solver, GradientDescent) and not inner_has_aux:
             through = unrolled_grad(
@@ -275,44 +279,6 @@ class _Stay(AbstractSolver):
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
     ) -> Steps:
         return Steps(self.theta, jnp.asarray(0), jnp.zeros((0,)), Result.not_judged)
-
-
-def _derivatives(grad, psi, value, directions, step) -> Iterator[tuple[float, float, float]]:
-    flat, unravel = ravel_pytree(eqx.filter(psi, eqx.is_inexact_array))
-    static = eqx.filter(psi, eqx.is_inexact_array, inverse=True)
-    gradient = np.asarray(ravel_pytree(grad)[0], np.float64)
-    rng = np.random.default_rng(0)
-    random = list(rng.normal(size=(min(directions, flat.size - 1), flat.size)))
-    size = np.linalg.norm(gradient)
-    usable = np.isfinite(size) and size > 0
-    first = gradient / size if usable else np.ones(flat.size) / flat.size**0.5
-    eps = float(jnp.finfo(flat.dtype).eps)
-    length = step or eps ** (1 / 3) * max(1.0, float(norm(flat)))
-
-    def difference(direction, length):
-        at = [
-            value(
-                eqx.combine(unravel(flat + jnp.asarray(s * length * direction, flat.dtype)), static)
-            )
-            for s in (1, -1)
-        ]
-        rounding = eps * max(map(abs, at)) / length
-        return (at[0] - at[1]) / (2 * length), rounding
-
-    for direction in (first, *random):
-        unit = direction / np.linalg.norm(direction)
-        (expected, rounding), (longer, _) = (difference(unit, k * length) for k in (1, 2))
-        yield float(gradient @ unit), expected, abs(longer - expected) + rounding
-
-
-def _disagreement(rows) -> tuple[float, float]:
-    """The largest error and the largest uncertainty, relative to the largest difference."""
-    table = np.asarray(rows)
-    if not np.all(np.isfinite(table)):
-        return float("inf"), 0.0
-    scale = max(np.max(np.abs(table[:, :2])), np.finfo(float).tiny)
-    errors = np.max(np.abs(table[:, 0] - table[:, 1])) / scale
-    return float(errors), float(np.max(table[:, 2]) / scale)
 
 
 def _causes(found, mended, theta, settled, inverse, away, smallest, tolerance) -> Iterator[Cause]:

@@ -5,7 +5,6 @@ The solver runs on detached inputs, so that whatever it does on the way is not d
 """
 
 import warnings
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from ._closures import detached, put_back, take_tracers
@@ -25,7 +25,7 @@ from ._point import primal
 from ._result import Result, Throw, act_on, failed
 from ._stationarity import judge
 from ._traced_loss import is_jit_disabled, trace_loss
-from ._tree import negative
+from ._tree import cast, dtypes_of, negative, widen
 from ._varying import vary, varying
 from .inverse_hvp import AbstractInverseHVP, Adjoint
 from .problems._base import over_functions, traced_functions
@@ -267,13 +267,22 @@ def _solve_linearly(jacobian, g, inverse, throw, key) -> Params:
 
     if not _is_traced((jacobian, g)):
         return solve(jacobian, g)
-    return lax.custom_linear_solve(
-        partial(jacobian, key=key),
-        g,
-        lambda _, g: solve(jacobian, g),
-        None if jacobian.symmetric else lambda _, g: solve(jacobian.T, g),
+    # As one vector: jax transposes no solve of which one leaf is traced and another is not.
+    dtypes, (flat, unravel) = dtypes_of(g), ravel_pytree(widen(g))
+
+    def of_vectors(function):
+        return lambda flat: ravel_pytree(widen(function(cast(unravel(flat), dtypes))))[0]
+
+    forwards = of_vectors(lambda g: solve(jacobian, g))
+    backwards = of_vectors(lambda g: solve(jacobian.T, g))
+    found = lax.custom_linear_solve(
+        of_vectors(lambda v: jacobian(v, key)),
+        flat,
+        lambda _, flat: forwards(flat),
+        None if jacobian.symmetric else lambda _, flat: backwards(flat),
         symmetric=jacobian.symmetric,
     )
+    return cast(unravel(found), dtypes)
 
 
 def _is_traced(tree: Any) -> bool:

@@ -41,11 +41,12 @@ def as_arrays(tree: PyTree, name: str) -> PyTree:
             "`jnp.asarray(1.0)`) or a pytree of them."
         )
     for leaf in numbers:
-        if name == "theta0" and jnp.iscomplexobj(leaf):
+        if name in ("theta0", "psi0") and jnp.iscomplexobj(leaf):
+            why = "whose Hessian is no linear map" if name == "theta0" else "which have no order"
             raise ValueError(
                 f"{name} holds complex numbers (an array of {leaf.dtype} and shape {leaf.shape}), "
-                "whose Hessian is no linear map: pass real and imaginary parts as two real arrays, "
-                "and join them in the losses."
+                f"{why}: pass real and imaginary parts as two real arrays, and join them in the "
+                "losses."
             )
     return tree
 

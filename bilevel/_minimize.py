@@ -50,8 +50,9 @@ def minimize(
     Args:
         outer: `outer(theta, psi, *outer_args)`, a scalar (and anything, with `has_aux`). Neither
             loss may be stochastic.
-        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`. theta and
-            psi are any pytree; their floating-point arrays are what is solved for.
+        inner: `inner(theta, psi, *inner_args)`, a scalar, or one of `bilevel.problems`, which asks
+            for a `solver`. theta and psi are any pytree; their floating-point arrays are what is
+            solved for.
         psi0: where to start; any pytree, its floating-point arrays are what is minimised over.
         theta0: where the inner problem is started the first time.
         outer_args: further arguments of `outer`, e.g. held-out data.
@@ -63,8 +64,9 @@ def minimize(
             the rounding of theta shows, where the value goes to zero), and the last step did not do
             more either. None: 1e-7 in float64, 1e-5 otherwise.
         max_steps: at most so many steps of psi.
-        bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers or
-            arrays as leaves; psi0 is clipped to them.
+        bounds: `(lower, upper)`, each None, a number, or a pytree shaped like psi with numbers,
+            arrays or None as leaves, one of which may stand for a whole subtree; psi0 is clipped
+            to them.
         has_aux: whether `outer` returns `(scalar, aux)`; the last `aux` is in the `Minimum`'s
             `hypergradient`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`.

@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
@@ -25,7 +24,7 @@ from ._tree import norm as tree_norm
 from .inverse_hvp import CG, Equilibration
 from .inverse_hvp._base import default_rtol
 from .inverse_hvp._equilibration import Scaling
-from .problems._base import AbstractProblem
+from .problems._base import AbstractProblem, no_adjoint
 from .problems._stationary import Stationary
 from .solvers import NewtonCG
 
@@ -61,7 +60,8 @@ class Outer:
         self.start = jnp.clip(flat, self.lower, self.upper)
         self.theta, self.evaluations = theta0, 0
         parameters = eqx.filter(theta0, eqx.is_inexact_array)
-        self.v = optax.tree.zeros_like(parameters)
+        loss = InnerLoss(losses.inner, theta0, psi0, args["inner_args"])
+        self.v = no_adjoint(loss, parameters)
         self.home = self.theta, self.v
         self.ones = Scaling(jax.tree.map(jnp.ones_like, widen(parameters)))
         minimum = not isinstance(losses.inner, AbstractProblem)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from ._inner import check_callable
+from ._mistakes import check_key, check_steps
 from ._result import Result, worst
 from ._shown import as_table
 from ._tree import norm
@@ -73,14 +74,16 @@ def over_keys(function: Callable[..., Any], samples: int) -> Callable[..., KeyMe
         True
     """
     check_callable(function, "function")
+    check_steps(samples, "samples", least=0)
     if samples < 2:
         raise ValueError(
             f"samples={samples} has no spread to estimate an error from: give 2 or more."
         )
 
-    def averaged(*args: Any, key: PRNGKeyArray, **kwargs: Any) -> KeyMean:
+    def averaged(*args: Any, key: PRNGKeyArray | None = None, **kwargs: Any) -> KeyMean:
         if key is None:
             raise ValueError("key=None has nothing to average over: pass a jax.random.key.")
+        check_key(key)
         kept, mean, squares = None, None, None
         for count, one in enumerate(jax.random.split(key, samples), start=1):
             found = function(*args, key=one, **kwargs)

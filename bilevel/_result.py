@@ -66,6 +66,11 @@ class Result(eqx.Enumeration):
         "and no derivative: move psi a little, leave out the constraint if it does not bind, or "
         "keep it away from its bound by a small term in the inner loss."
     )
+    no_minimum = (
+        "The KKT conditions hold, but the inner loss falls along the constraints, so theta is a "
+        "maximum or a saddle: start nearer to the minimum, or add a small convex term to the inner "
+        "loss."
+    )
     not_stationary = (
         "The inner solver ended away from a minimum, or a root, so its solution is inaccurate and "
         "a hypergradient biased: allow more steps, start nearer, change its settings (a learning "
@@ -75,6 +80,10 @@ class Result(eqx.Enumeration):
         "NaN or infinity appeared: check the inner and outer losses and their second derivatives "
         "at theta, and lower the learning rate of the inner solver, if it has one; where Adam is "
         "differentiated, give it an `eps_root`, e.g. 1e-16, as a root has no derivative at zero."
+    )
+    no_window = (
+        "A traced `start` leaves no room for the `window` in the solver's steps: draw it from 0 to "
+        "`steps - window`."
     )
     outer_max_steps_reached = (
         "The steps of psi ran out while the outer loss was still getting smaller: allow more "
@@ -98,8 +107,10 @@ _FAILURES = (
     Result.singular,
     Result.diverged,
     Result.degenerate,
+    Result.no_minimum,
     Result.not_stationary,
     Result.nonfinite,
+    Result.no_window,
     Result.outer_max_steps_reached,
     Result.no_descent,
 )

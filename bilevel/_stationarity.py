@@ -35,8 +35,7 @@ def inverse_unit(size: Scalar) -> Scalar:
 
 def relative_distance(gradient_norm: Scalar, inverse_curvature: Scalar, theta) -> Scalar:
     """`gradient_norm inverse_curvature / |theta|`; 0 where the gradient is."""
-    (squared,) = dots((theta, theta))
-    return _relative(gradient_norm, inverse_curvature, jnp.sqrt(squared))
+    return _relative(gradient_norm, inverse_curvature, norm(theta))
 
 
 def _relative(gradient_norm: Scalar, inverse_curvature: Scalar, size: Scalar) -> Scalar:
@@ -44,9 +43,22 @@ def _relative(gradient_norm: Scalar, inverse_curvature: Scalar, size: Scalar) ->
     tiny = jnp.finfo(gradient_norm.dtype).tiny
     far = gradient_norm * inverse_curvature.astype(gradient_norm.dtype) / jnp.maximum(size, tiny)
     most = jnp.finfo(gradient_norm.dtype).max
-    return jnp.where(
-        gradient_norm > 0, jnp.minimum(far, most), jnp.where(gradient_norm == 0, 0, far)
-    )
+    far = jnp.where(jnp.isinf(size) | (far > most), most, far)  # whose square is too large
+    return jnp.where(gradient_norm == 0, 0, far)
+
+
+def unless_endless(
+    inverse_curvature: Scalar, gradient_norm: Scalar, first_norm: Scalar, theta, theta0
+) -> Scalar:
+    """`inverse_curvature`; without bound where theta has gone a way that no curvature explains,
+    and the gradient is hardly smaller than the first one: beside such a theta any step is small.
+    """
+    dtype = gradient_norm.dtype
+    size, moved = norm(theta).astype(dtype), norm(optax.tree.sub(theta, theta0)).astype(dtype)
+    most = jnp.finfo(dtype).max
+    explained = 1e3 * jnp.minimum(first_norm * inverse_curvature.astype(dtype), most / 1e3)
+    far = (moved > 0.5 * size) & (moved > explained)
+    return jnp.where(far & (gradient_norm > 1e-3 * first_norm), most, inverse_curvature)
 
 
 def exceeds(size: Scalar, tol: float | Scalar) -> Bool[Array, ""]:

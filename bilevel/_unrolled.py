@@ -14,7 +14,7 @@ from ._closures import holds_tracers
 from ._implicit import as_it_is
 from ._inner import InnerLoss, as_arrays, check_args, check_scalar, loss_holds
 from ._loops import CONVOLUTION, iterate, on_cpu
-from ._mistakes import OUTER, call
+from ._mistakes import OUTER, call, check_steps
 from ._mixed_mode import MixedMode, in_mixed_mode, keep_gradient
 from ._result import Result, Throw, act_on, check_throw
 from ._traced_loss import traced_now
@@ -55,7 +55,8 @@ def unrolled_value_and_grad(
             back: the memory of `steps / remat` iterates and of the activations of `remat` steps,
             for the time of one more pass. None: keep everything.
         has_aux: whether `outer` returns `(scalar, aux)`.
-        throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
+        throw: "raise" or "warn" where the gradient is not finite, or a traced `start` leaves no
+            room for the window; or "ignore" it.
 
     Returns:
         A function `value_and_grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`,
@@ -63,7 +64,10 @@ def unrolled_value_and_grad(
         fixed.
 
     Raises:
-        ValueError: another solver than `GradientDescent`; numbers of steps below 1.
+        ValueError: another solver than `GradientDescent`; numbers of steps below 1; a window that
+            is not within the steps.
+        RuntimeError: a gradient that is not finite, or a traced `start` with no room for the
+            window, and `throw="raise"`.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -96,11 +100,15 @@ def unrolled_value_and_grad(
         problem = (outer, inner, tuple(outer_args), tuple(inner_args))
         if not holds_tracers(psi, theta0, problem, solver, start, key):
             problem = _as_it_is(problem, solver, psi, theta0, solver_key)
-        first = solver.steps - window if start is None else start
-        state = _before(psi, theta0, problem, solver, first, solver.steps - window, solver_key)
+        last = solver.steps - window
+        first = last if start is None else start
+        state = _before(psi, theta0, problem, solver, first, last, solver_key)
         (value, aux), grad = _unrolled(psi, theta0, problem, solver, window, remat, state, has_aux)
         finite = jnp.isfinite(norm(grad))
         result = Result.where(finite, Result.successful, Result.nonfinite)
+        if isinstance(start, Tracer):
+            outside = (start < 0) | (start > last)
+            result = Result.where(outside, Result.no_window, result)
         value, grad = act_on(result, throw, (value, grad))
         return ((value, aux) if has_aux else value), grad
 
@@ -140,14 +148,18 @@ def unrolled_grad(
             memory of `steps / remat` and of `remat` steps, for the time of one more pass. None:
             keep every step.
         has_aux: whether `outer` returns `(scalar, aux)`.
-        throw: "raise" or "warn" where the gradient is not finite, or "ignore" it.
+        throw: "raise" or "warn" where the gradient is not finite, or a traced `start` leaves no
+            room for the window; or "ignore" it.
 
     Returns:
         A function `grad_at(psi, theta0, *, outer_args=(), inner_args=(), key=None)`, which returns
         the gradient, shaped like psi, or `(grad, aux)` with `has_aux`. theta0 is held fixed.
 
     Raises:
-        ValueError: another solver than `GradientDescent`; numbers of steps below 1.
+        ValueError: another solver than `GradientDescent`; numbers of steps below 1; a window that
+            is not within the steps.
+        RuntimeError: a gradient that is not finite, or a traced `start` with no room for the
+            window, and `throw="raise"`.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -196,8 +208,8 @@ def _check(solver, truncate, window, start, remat) -> int:
             "needs a GradientDescent; for other solvers use hypergradient."
         )
     for name, value in (("truncate", truncate), ("window", window), ("remat", remat)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} is no number of steps: give 1 or more, or None.")
+        if value is not None:
+            check_steps(value, name)
     if truncate is not None and window is not None:
         raise ValueError(
             f"truncate={truncate} and window={window} both say how many steps are differentiated: "
@@ -207,9 +219,11 @@ def _check(solver, truncate, window, start, remat) -> int:
         raise ValueError(f"start={start} is the beginning of a window: give window, too.")
     asked = window if window is not None else truncate
     width = solver.steps if asked is None else min(asked, solver.steps)
-    if start is None or isinstance(start, Tracer):
+    if start is None:
         return width
-    if not 0 <= int(start) <= solver.steps - width:
+    if jnp.shape(start) != () or not jnp.issubdtype(jnp.result_type(start), jnp.integer):
+        raise ValueError(f"start={start!r} is no step: give a whole number, or a traced one.")
+    if not isinstance(start, Tracer) and not 0 <= int(start) <= solver.steps - width:
         raise ValueError(
             f"start={int(start)} leaves no room for a window of {width} in steps={solver.steps}: "
             f"give 0 to {solver.steps - width}."

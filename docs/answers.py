@@ -35,12 +35,16 @@ RESULTS = {
     "has no rate.",
     "degenerate": "The active set is about to change: left and right of this psi the derivative "
     "is not the same.",
+    "no_minimum": "Newton's method on the KKT conditions finds maxima and saddles as well. What it "
+    "looks at is the Hessian of the Lagrangian along the constraints that bind.",
     "not_stationary": "The derivative is that of a solution, and theta is none. `h.inner` has the "
     "losses of all steps: still falling means more steps, rising means a smaller rate. `LBFGS()` "
     "and `Newton()` have no rate.",
     "nonfinite": "Typical: a logarithm or a division at 0, a square root whose derivative at 0 is "
     "infinite, a rate that made theta explode. `jax.config.update('jax_debug_nans', True)` shows "
     "where.",
+    "no_window": "`start` and the `window` after it must lie within the steps of the solver: "
+    "`jax.random.randint(key, (), 0, steps - window + 1)`.",
     "outer_max_steps_reached": "`minimize` was still on its way. What it found so far is the "
     "attribute `minimum` of the error.",
     "no_descent": "Either psi is at the minimum to the precision of the numbers, or the gradient "

@@ -21,6 +21,7 @@ from _results._accuracy import (
     over_time,
     steps,
 )
+from _results._continual import continual
 from _results._cost import devices, gradient, precision, presets, scaling, subsampling, time
 from _results._gpu import gpu
 from _results._ranking import ranking
@@ -53,6 +54,7 @@ def page(read: Read) -> str:
         "of each row is further down; the time, on the paper's RTX A6000, was 40 minutes to 13 "
         "hours (table 7 below).",
         *methods(read), *systems(read), *worth(read), *ranking(read),
+        *continual(read),
         *accuracy(read), *time(read), *gpu(read),
         *authors(read), *networks(read),
         *attacks(read), *steps(read), *subsampling(read), *over_time(read), *scaling(read),

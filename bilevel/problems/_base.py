@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .._inner import InnerLoss, InWideType, Params
@@ -84,6 +85,12 @@ def condition_of(loss: Any) -> AbstractCondition:
 def begin(loss: InnerLoss, theta0: Params) -> tuple[InnerLoss, Params]:
     problem = problem_of(loss)
     return (loss, theta0) if problem is None else problem.begin(loss, theta0)
+
+
+def no_adjoint(loss: InnerLoss, theta0: Params) -> Params:
+    """0 in the place of an adjoint, which has parts for multipliers where there are any."""
+    form = eqx.filter_eval_shape(lambda: begin(loss, theta0)[1])
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
 
 
 def rejoin(loss: InnerLoss, theta: Params, multipliers: Multipliers | None) -> Params:

@@ -45,6 +45,10 @@ class AbstractCondition(eqx.Module):
         """Whether F has no derivative at theta; None where it always has one."""
         return None
 
+    def descends(self, theta: Params) -> Bool[Array, ""] | None:
+        """Whether theta satisfies F and yet is no minimum; None where that is not looked at."""
+        return None
+
     def uses_psi(self) -> bool:
         """Whether psi reaches F, whose functions are traced; True where that is not known."""
         return True

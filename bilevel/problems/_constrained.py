@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, PRNGKeyArray, Scalar
 from .._inner import InnerLoss, Params, check_scalar
 from .._point import Multipliers, Point
 from .._stationarity import inverse_unit
-from .._tree import divide, multiply, norm, vdot, wide_dtype
+from .._tree import cast, divide, dtypes_of, multiply, norm, vdot, wide_dtype, widen
 from .._types import PyTree
 from ..inverse_hvp import Dense
 from ._base import AbstractProblem, check_function
 from ._condition import AbstractCondition
+from ._second_order import MOST_CHECKED, descends
 
 UNDECIDED = 1e-3
 """Of a constraint that binds or does not, one of bound and multiplier is smaller by this factor."""
@@ -38,8 +39,10 @@ class Constrained(AbstractProblem):
     with `phi(a, b) = a + b - sqrt(a^2 + b^2)` (Fischer, 1992), which is zero where a and b are not
     negative and one of them is zero. Its Jacobian at the solution is that of the active set, so
     that derivatives are exact wherever there are any: where a constraint is at its bound with a
-    multiplier of zero there are none, and they end in `Result.degenerate`. The multipliers stand in
-    the record, `inner.multipliers`; no derivative goes through those.
+    multiplier of zero there are none, and they end in `Result.degenerate`. A maximum or a saddle,
+    at which all of this holds as well, ends in `Result.no_minimum`; that is looked at for up to
+    2,000 numbers. The multipliers stand in the record, `inner.multipliers`; no derivative goes
+    through those.
 
     Attributes:
         loss: `loss(theta, psi, *inner_args)`, a scalar.
@@ -207,31 +210,64 @@ class KKT(AbstractCondition):
     def uses_psi(self) -> bool:
         return self.loss.inner.uses_psi(self.loss)
 
-    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
-        at, multipliers = theta.theta, theta.multipliers
+    def _gradient(self, at: Params, multipliers: Multipliers, key=None):
+        """That of the Lagrangian; and the loss, h and g."""
 
         def lagrangian(at):
             value, loss, h, g = scaled(self.loss, at, key)
             terms = [vdot(m, c) for m, c in _pairs(multipliers, h, g)]
             return sum(terms, loss), (value, h, g)
 
-        gradient, (value, h, g) = jax.grad(lagrangian, has_aux=True)(at)
+        return jax.grad(lagrangian, has_aux=True)(at)
+
+    def value_and_residual(self, theta: Params, key: PRNGKeyArray | None) -> tuple[Scalar, Params]:
+        multipliers = theta.multipliers
+        gradient, (value, h, g) = self._gradient(theta.theta, multipliers, key)
         slack = jax.tree.map(lambda g, w: _fischer(-g, w), g, multipliers.inequality)
         return value, Point(gradient, Multipliers(h, slack))
+
+    def _is_undecided(self, theta: Params, g: Array, w: Array) -> Bool[Array, " ..."]:
+        a, b = jnp.abs(g) / self._length(theta).astype(g.dtype), jnp.abs(w)
+        return jnp.minimum(a, b) >= UNDECIDED * jnp.maximum(a, b)
+
+    def _length(self, theta: Params) -> Scalar:
+        length = jnp.maximum(norm(theta.theta), self.loss.units.length)
+        return jnp.where(length > 0, length, 1)
 
     def degenerate(self, theta: Params) -> Bool[Array, ""] | None:
         *_, g = scaled(self.loss, theta.theta)
         if not jax.tree.leaves(g):
             return None
-        length = jnp.maximum(norm(theta.theta), self.loss.units.length)
-        length = jnp.where(length > 0, length, 1)
-
-        def undecided(g, w):
-            a, b = jnp.abs(g) / length.astype(g.dtype), jnp.abs(w)
-            return jnp.any(jnp.minimum(a, b) >= UNDECIDED * jnp.maximum(a, b))
-
-        found = jax.tree.map(undecided, g, theta.multipliers.inequality)
+        found = jax.tree.map(
+            lambda g, w: jnp.any(self._is_undecided(theta, g, w)), g, theta.multipliers.inequality
+        )
         return jnp.any(jnp.stack(jax.tree.leaves(found)))
+
+    def descends(self, theta: Params) -> Bool[Array, ""] | None:
+        flat, unravel = ravel_pytree(widen(theta.theta))
+        if flat.size > MOST_CHECKED:
+            return None
+        dtypes = dtypes_of(theta.theta)
+
+        def gradient(flat):
+            found, _ = self._gradient(cast(unravel(flat), dtypes), theta.multipliers)
+            return ravel_pytree(widen(found))[0]
+
+        def constraints(flat):
+            return ravel_pytree(scaled(self.loss, cast(unravel(flat), dtypes))[2:])[0]
+
+        *_, h, g = scaled(self.loss, theta.theta)
+        # Where it is not certain, a constraint is held to bind: that leaves fewer ways down.
+        binds = jax.tree.map(
+            lambda g, w: (
+                (jnp.abs(w) >= jnp.abs(g) / self._length(theta).astype(g.dtype))
+                | self._is_undecided(theta, g, w)
+            ),
+            g,
+            theta.multipliers.inequality,
+        )
+        held = jax.tree.map(lambda h: jnp.ones(h.shape, bool), h)
+        return descends(gradient, constraints, ravel_pytree((held, binds))[0], flat)
 
 
 def _pairs(multipliers: Multipliers, h: PyTree, g: PyTree) -> list[tuple[PyTree, PyTree]]:

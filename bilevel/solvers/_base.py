@@ -182,6 +182,9 @@ def completed(
         found["aux"] = loss.with_aux(theta, key)[1]
     if problem is not None:
         found["multipliers"] = problem.multipliers(loss, theta)
+    if (descends := condition.descends(theta)) is not None:
+        saddle = Result.where(descends, Result.no_minimum, Result.successful)
+        found["result"] = worst(record.result, saddle)
     return dataclasses.replace(record, **found)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 from .._loops import Loop, iterate
 from .._point import Multipliers, Point
 from .._result import Result
-from .._stationarity import step_to_stop_at
+from .._stationarity import step_to_stop_at, unless_endless
 from .._tree import norm, wide_dtype
 from .._types import PyTree
 from ..problems import Constrained
@@ -28,8 +28,9 @@ class InteriorPoint(AbstractSolver):
 
     With slacks `t = -g > 0`, each step is a Newton step towards `t w = mu`, whose mu falls to zero;
     a predictor says how fast, and a second solve with the same factors corrects. It takes some ten
-    steps for a convex problem; of another it finds a KKT point, which need not be a minimum. The
-    system is made and factorised: for thousands of numbers, not for more.
+    steps for a convex problem; of another it finds a KKT point, and where that is no minimum the
+    result is `Result.no_minimum`. The system is made and factorised: for thousands of numbers, not
+    for more.
 
     Attributes:
         max_steps: at most so many steps.
@@ -76,9 +77,14 @@ class InteriorPoint(AbstractSolver):
             self.loop,
         )
         result = Result.where(self.done(problem, state), Result.successful, Result.not_stationary)
+        stuck = jnp.isfinite(state.size) & ~jnp.isfinite(state.length)
+        result = Result.where(stuck, Result.singular, result)
         inverse = jnp.where(
             state.size > 0, state.length / jnp.where(state.size > 0, state.size, 1), 0
         )
+        # In its units the first gradient has a length of 1 to 2.
+        first, start = jnp.ones_like(state.size), problem.start()
+        inverse = unless_endless(inverse, state.size, first, state.at.x, start)
         point = _point(problem, state.at)
         return Steps(point, state.count, state.losses, result, self.tol, inverse)
 

@@ -12,8 +12,8 @@ from .._inner import evaluate, value_and_grad
 from .._loops import Loop, check_loop, iterate
 from .._mistakes import check_steps
 from .._result import Result
-from .._stationarity import inverse_unit, step_to_stop_at
-from .._tree import multiply, norm, vdot, wide_dtype
+from .._stationarity import inverse_unit, step_to_stop_at, unless_endless
+from .._tree import cast, dtypes_of, multiply, norm, vdot, wide_dtype
 from .._types import PyTree
 from ._base import AbstractMinimiser, Steps, check_tol, refuse_key
 
@@ -65,14 +65,15 @@ class LBFGS(AbstractMinimiser):
         state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
         ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
-        inverse = state.inverse_curvature
+        size, first = state.gradient_norm, 1 / state.unit
+        inverse = unless_endless(state.inverse_curvature, size, first, state.theta, theta0)
         return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
 
     def step(self, problem: "_Problem", state: "_State") -> "_State":
-        loss, unit = problem.loss, state.unit
+        loss, unit, dtypes = problem.loss, state.unit, dtypes_of(state.theta)
 
-        def value_of(theta):
-            return unit * evaluate(loss, theta, None).astype(unit.dtype)
+        def value_of(theta):  # the line search goes to where float64 takes it, if that is enabled
+            return unit * evaluate(loss, cast(theta, dtypes), None).astype(unit.dtype)
 
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             direction, precondition = _preconditioner(self.memory_size).update(
@@ -88,14 +89,18 @@ class LBFGS(AbstractMinimiser):
             )
         search: Any = found
         theta = optax.apply_updates(state.theta, updates)
-        value, gradient = search.value.astype(unit.dtype), search.grad
+        value, gradient = search.value.astype(unit.dtype), cast(search.grad, dtypes)
         # Of the approximate Hessian along the gradient, and of the Hessian along the last step.
         along = vdot(updates, optax.tree.sub(gradient, state.gradient))
         curved = jnp.where(along > 0, vdot(updates, updates) / jnp.where(along > 0, along, 1), 0)
         inverse = jnp.where(state.count > 0, norm(direction) / norm(state.gradient), 0)
         size = norm(gradient) / unit
         rounding = 4 * jnp.finfo(unit.dtype).eps * jnp.abs(value)
-        better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
+        fell = state.value - value > rounding
+        better = (size < 0.9 * state.smallest) | fell
+        # A fall that no curvature ends may go on for ever.
+        inverse = jnp.maximum(inverse, curved).astype(unit.dtype)
+        inverse = jnp.where((along <= 0) & fell, jnp.finfo(unit.dtype).max, unit * inverse)
         losses = state.losses.at[state.count].set(state.value / unit)
         return _State(
             theta,
@@ -107,7 +112,7 @@ class LBFGS(AbstractMinimiser):
             losses,
             size,
             norm(direction),
-            unit * jnp.maximum(inverse, curved).astype(unit.dtype),
+            inverse,
             jnp.minimum(size, state.smallest),
             jnp.where(better, 0, state.stalled + 1),
             state.unit,

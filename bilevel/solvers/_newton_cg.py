@@ -10,7 +10,7 @@ from .._inner import evaluate
 from .._loops import Loop, check_loop, choose, iterate
 from .._mistakes import check_steps
 from .._result import Result
-from .._stationarity import step_to_stop_at
+from .._stationarity import step_to_stop_at, unless_endless
 from .._tree import norm, vdot, wide_dtype
 from .._types import PyTree
 from ..inverse_hvp import CG, AbstractPreconditioner
@@ -83,9 +83,9 @@ class NewtonCG(AbstractMinimiser):
             state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
         ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
-        return Steps(
-            state.theta, state.count, state.losses, result, self.tol, state.inverse_curvature
-        )
+        size, first = state.gradient_norm, state.first_norm
+        inverse = unless_endless(state.inverse_curvature, size, first, state.theta, theta0)
+        return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
 
     def step(self, problem: "_Problem", state: "_State") -> "_State":
         theta, dtype = state.theta, state.gradient_norm.dtype
@@ -132,14 +132,18 @@ class NewtonCG(AbstractMinimiser):
         distance = jnp.where(whole, relative * inexact, relative)
         better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
         better = better | (state.count == 0)
-        curvature = jnp.where(sound & (size > 0), norm(solved.v) / jnp.where(size > 0, size, 1), 0)
+        curvature = norm(solved.v).astype(dtype) / jnp.where(size > 0, size, 1).astype(dtype)
+        curvature = jnp.where(sound, curvature, state.inverse_curvature)
+        # A fall that no curvature ends may go on for ever.
+        endless = ~sound & down & (value - found.value > rounding)
+        curvature = jnp.where(endless, jnp.finfo(dtype).max, curvature)
         return _State(
             moved,
             value.astype(dtype),
             size,
             first,
             jnp.where(stay, 0, distance),
-            curvature.astype(dtype),
+            curvature,
             jnp.minimum(size, state.smallest),
             jnp.where(better, 0, state.stalled + 1),
             state.count + 1,

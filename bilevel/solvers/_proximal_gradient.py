@@ -79,6 +79,7 @@ class ProximalGradient(AbstractMinimiser):
     def solve(
         self, loss: Callable[..., Scalar], theta0: PyTree[Array], key: PRNGKeyArray | None
     ) -> Steps:
+        dtype = wide_dtype(theta0)
         problem, state = (
             _Problem(self._condition(loss), theta0),
             _start(theta0, key, self.max_steps),
@@ -86,7 +87,7 @@ class ProximalGradient(AbstractMinimiser):
         state = iterate(self.step, self.done, problem, state, self.max_steps, self.loop)
         ended = self.done(problem, state) if self.tol is None else True
         result = Result.where(jnp.asarray(ended), Result.successful, Result.not_stationary)
-        inverse = jnp.asarray(self.step_size)
+        inverse = jnp.maximum(state.inverse_curvature, jnp.asarray(self.step_size, dtype))
         return Steps(state.theta, state.count, state.losses, result, self.tol, inverse)
 
     def step(self, problem: "_Problem", state: "_State") -> "_State":
@@ -106,10 +107,20 @@ class ProximalGradient(AbstractMinimiser):
         momentum = jnp.where(uphill, 1, momentum).astype(momentum.dtype)
         push = jnp.where(uphill, 0, (state.momentum - 1) / momentum).astype(momentum.dtype)
         losses = state.losses.at[state.count].set(value.astype(state.losses.dtype))
-        size = norm(gap) / condition.step_size.astype(state.residual.dtype)
+        dtype = state.residual.dtype
+        rate = condition.step_size.astype(dtype)
+        size = norm(gap).astype(dtype) / rate
         ahead = optax.tree.add_scale(theta, push, moved)
         return _State(
-            theta, ahead, momentum, state.count + 1, losses, size.astype(state.residual.dtype), key
+            theta,
+            ahead,
+            gap,
+            momentum,
+            state.count + 1,
+            losses,
+            size,
+            rate * _stretch(state, gap).astype(dtype),
+            key,
         )
 
     def done(self, problem: "_Problem", state: "_State") -> Bool[Array, ""]:
@@ -170,15 +181,33 @@ class _Problem(eqx.Module):
 class _State(eqx.Module):
     theta: PyTree[Array]
     ahead: PyTree[Array]
+    gap: PyTree[Array]
     momentum: Scalar
     count: Int[Array, ""]
     losses: Float[Array, " steps"]
     residual: Scalar
+    inverse_curvature: Scalar
     key: Any
+
+
+def _stretch(state: _State, gap: PyTree[Array]) -> Scalar:
+    """How far the last two points that were stepped from are apart, by what their steps differ:
+    the inverse of a curvature, where what is left are the flattest directions.
+    """
+    before = optax.tree.sub(state.theta, state.gap)
+    way, turn = norm(optax.tree.sub(state.ahead, before)), norm(optax.tree.sub(gap, state.gap))
+    shown = way > 16 * jnp.finfo(way.dtype).eps * norm(state.theta).astype(way.dtype)
+    most = jnp.asarray(float(jnp.finfo(way.dtype).max) ** 0.5, way.dtype)
+    turn = turn.astype(way.dtype)
+    found = jnp.where(turn > way / most, way / jnp.where(turn > 0, turn, 1), most)
+    return jnp.where((state.count > 0) & shown, found, 1)
 
 
 @eqx.filter_jit
 def _start(theta0, key, steps) -> _State:
     dtype = wide_dtype(theta0)
     losses, most = jnp.zeros((steps,), dtype), jnp.asarray(jnp.finfo(dtype).max)
-    return _State(theta0, theta0, jnp.ones((), dtype), jnp.asarray(0), losses, most, key)
+    one, still = jnp.ones((), dtype), optax.tree.zeros_like(theta0)
+    return _State(
+        theta0, theta0, still, one, jnp.asarray(0), losses, most, jnp.zeros((), dtype), key
+    )

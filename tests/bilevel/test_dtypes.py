@@ -214,3 +214,21 @@ class TestFloatsInModules:
 
         found = argmin(fit, solver=Newton(Dense()))(jnp.ones(2), model)
         assert found.drop.p == 0.5 and found.norm.eps == model.norm.eps
+
+
+@pytest.mark.parametrize("optimiser", ["zoom", "backtracking"])
+@pytest.mark.parametrize("solver", ["LBFGS", "GradientDescent"])
+def test_a_line_search_on_float32_where_float64_is_enabled(x64, solver, optimiser):
+    """Its step lengths are in float64; theta, and what the loss is called with, are not."""
+    search = optax.scale_by_zoom_linesearch(10, initial_guess_strategy="one")
+    if optimiser == "backtracking":
+        search = optax.scale_by_backtracking_linesearch(10)
+    descent = GradientDescent(optax.lbfgs(linesearch=search), steps=25)
+    target, start = jnp.array([1.5, 2.0], jnp.float32), jnp.zeros(2, jnp.float32)
+    h = hypergradient(
+        lambda theta, psi: jnp.sum(jnp.sin(theta)),
+        lambda theta, psi: jnp.sum(jnp.cosh(theta - psi)) + jnp.sum((theta - psi) ** 2),
+        solver=LBFGS() if solver == "LBFGS" else descent,
+    )(target, start)
+    assert h.theta.dtype == h.grad.dtype == jnp.float32
+    np.testing.assert_allclose(h.grad, np.cos(target), atol=1e-4)

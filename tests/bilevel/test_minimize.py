@@ -248,7 +248,8 @@ def test_a_minimum_at_the_start_takes_no_step():
         ({"bounds": (1.0, 0.0)}, "above the upper"),
         ({"bounds": 1.0}, "not a pair"),
         ({"bounds": (jnp.zeros(3), None)}, r"shape \(3,\)"),
-        ({"bounds": ({"a": 1.0, "b": 2.0}, None)}, "2 leaves"),
+        ({"bounds": ({"a": 1.0, "b": 2.0}, None)}, "lacks a single leaf"),
+        ({"bounds": (float("nan"), 1.0)}, "NaN"),
         ({"max_steps": 0}, "max_steps=0"),
         ({"tol": -1.0}, "tol=-1.0"),
         ({"solver": LBFGS}, "is a class"),
@@ -306,3 +307,28 @@ def test_an_accuracy_of_its_own_is_as_good_as_the_default(x64):
     exact = minimize(error, ridge, psi0, theta0, solver=NewtonCG(), inverse_hvp=Dense(), **args)
     found = minimize(error, ridge, psi0, theta0, **args)
     assert float(found.value) == pytest.approx(float(exact.value), rel=1e-6)
+
+
+def test_bounds_are_matched_by_their_places(unchecked):
+    psi0 = {"rate": jnp.zeros(2), "decay": {"a": jnp.zeros(()), "b": jnp.zeros(3)}, "count": 3}
+
+    def apart(theta, psi):
+        return jnp.sum((theta - 3.0) ** 2) + sum(
+            jnp.sum((leaf - 5) ** 2) for leaf in jax.tree.leaves(psi["decay"])
+        )
+
+    def inner(theta, psi):
+        return jnp.sum((theta - psi["rate"]) ** 2)
+
+    upper = {"decay": 1.0, "rate": jnp.array([2.0, 9.0]), "count": None}
+    found = minimize(apart, inner, psi0, jnp.zeros(2), bounds=(None, upper))
+    np.testing.assert_allclose(found.psi["rate"], [2, 3], atol=1e-3)
+    np.testing.assert_allclose(found.psi["decay"]["b"], 1)
+    for bound, words in (
+        ({"decay": 1.0, "wrong": 2.0}, r"lacks \['rate'\]"),
+        ({"decay": 1.0, "rate": 2.0, "count": 4}, r"holds \['count'\], where psi0 has no"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            minimize(apart, inner, psi0, jnp.zeros(2), bounds=(None, bound))
+    with pytest.raises(ValueError, match="psi0 holds complex numbers"):
+        minimize(apart, inner, jnp.ones(2, jnp.complex64), jnp.zeros(2))

@@ -98,3 +98,16 @@ def test_a_subsampled_backward_pass_is_unbiased(x64):
 def test_mistakes(samples, key, words, unchecked):
     with pytest.raises(ValueError, match=words):
         over_keys(lambda key: jnp.ones(2), samples)(key=key)
+
+
+@pytest.mark.parametrize(
+    "settings, key, words",
+    [
+        ({"samples": 2.5}, None, "samples=2.5 is no whole number"),
+        ({"samples": 2}, 0, "key=0 is no key"),
+        ({"samples": 2}, None, "key=None has nothing to average over"),
+    ],
+)
+def test_mistakes_of_over_keys(settings, key, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        over_keys(lambda x, key: x, **settings)(1.0, **({} if key is None else {"key": key}))

@@ -93,7 +93,7 @@ def test_a_window_sees_the_noise_of_its_own_steps(getkey):
         ({"start": np.int32(18)}, "start=18 leaves no room"),
         ({"start": jnp.asarray(19)}, "start=19 leaves no room"),
         ({"start": 3, "window": None}, "start=3 is the beginning of a window: give window"),
-        ({"start": 0, "window": 0}, "window=0 is no number of steps"),
+        ({"start": 0, "window": 0}, "window=0 leaves no step"),
         ({"start": 0, "truncate": 3}, "truncate=3 and window=4 both say"),
     ],
 )
@@ -102,9 +102,23 @@ def test_bad_windows(settings, words, unchecked):
         windowed(**settings)
 
 
-def test_a_traced_start_that_is_out_of_range_stays_within_the_steps():
-    """Its value is not known in advance: at most the steps before the last window are taken."""
-    last = windowed(16)
-    far = jax.jit(windowed)(jnp.asarray(99))
-    np.testing.assert_allclose(far[0], last[0], rtol=1e-6)
-    np.testing.assert_allclose(far[1], last[1], rtol=1e-5)
+@pytest.mark.parametrize("start", [-1, 17, 99])
+def test_a_traced_start_that_is_out_of_range_says_so(start):
+    with pytest.raises(Exception, match="leaves no room for the `window`"):
+        jax.block_until_ready(jax.jit(windowed)(jnp.asarray(start)))
+    for first in (0, 16):
+        found, wanted = jax.jit(windowed)(jnp.asarray(first)), windowed(first)
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"start": 2.5}, "start=2.5 is no step"),
+        ({"start": jnp.arange(2)}, "is no step"),
+        ({"start": 0, "window": 4.5}, "window=4.5 is no whole number"),
+    ],
+)
+def test_windows_that_are_no_windows(settings, words):
+    with pytest.raises(ValueError, match=words):
+        windowed(**settings)

@@ -1,12 +1,13 @@
 """The examples of the application run, and do what they say."""
 
+import json
 import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bilevel_distillation.data import load
+from bilevel_distillation.data import ImageData, load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,17 +26,33 @@ def test_distill_cifar_on_real_images(real_data, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_continual_learning_keeps_what_was_learned(capsys):
+def test_continual_learning_keeps_what_was_learned(capsys, tmp_path):
     example = runpy.run_path(str(EXAMPLES / "continual_learning.py"))
     arguments = example["Arguments"](
-        dataset="digits", classes=5, iterations=40, width=8, networks=1, seeds=(0,)
-    )
+        dataset="digits", memories=("rcig", "random"), classes=5, iterations=40, width=8,
+        networks=1, seeds=(0,), save=tmp_path / "found.json",
+    )  # fmt: skip
     accuracies = example["main"](arguments)
     assert {name: of.shape for name, of in accuracies.items()} == {
-        "distilled": (1, 2), "random": (1, 2),
+        "rcig": (1, 2), "random": (1, 2),
     }  # fmt: skip
-    assert accuracies["distilled"].min() > 30
+    assert accuracies["rcig"].min() > 25
     assert "classes seen" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert kept["classes seen"] == [5, 10]
+    np.testing.assert_allclose(kept["accuracies"]["random"], accuracies["random"], atol=0.01)
+
+
+def test_memories_of_chosen_images_have_the_bytes_of_distilled_ones():
+    example = runpy.run_path(str(EXAMPLES / "continual_learning.py"))
+    flat = np.zeros((40, 28, 28, 1), np.uint8)
+    labels = np.arange(40) % 2
+    data = ImageData("flat", flat, labels, flat[:2], labels[:2], ("a", "b"))
+    arguments = example["Arguments"](ipc=3, classes=2)
+    count = example["images_per_class"](arguments, data, "herding")
+    room, each = 3 * 2 * (784 + 2), example["png_bytes"](flat[0]) + 1
+    assert count * each <= room < (count + 1) * each
+    assert example["images_per_class"](arguments, data, "dm") == 3
 
 
 def test_labels_of_a_task_among_all_classes():
