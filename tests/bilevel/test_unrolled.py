@@ -121,8 +121,8 @@ def test_modules(getkey, x64):
     "settings, match",
     [
         ({"solver": Newton()}, "has no steps to differentiate: unrolling needs a GradientDescent"),
-        ({"solver": GradientDescent(DESCENT, 3), "truncate": 0}, "truncate=0 is no number"),
-        ({"solver": GradientDescent(DESCENT, 3), "remat": 0}, "remat=0 is no number"),
+        ({"solver": GradientDescent(DESCENT, 3), "truncate": 0}, "truncate=0 leaves no step"),
+        ({"solver": GradientDescent(DESCENT, 3), "remat": 0}, "remat=0 leaves no step"),
     ],
 )
 def test_bad_settings(settings, match, unchecked):
