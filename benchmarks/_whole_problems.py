@@ -31,7 +31,7 @@ class Whole:
 
     @cached_property
     def _solve(self):
-        solver = NewtonCG(max_steps=300)
+        solver = NewtonCG(rtol=1e-7, max_steps=300)
 
         def solve(psi, theta):
             found, _ = solver(lambda t: self.inner(t, psi, *self.inner_args), theta)
