@@ -226,10 +226,6 @@ class KKT(AbstractCondition):
         slack = jax.tree.map(lambda g, w: _fischer(-g, w), g, multipliers.inequality)
         return value, Point(gradient, Multipliers(h, slack))
 
-    def _is_undecided(self, theta: Params, g: Array, w: Array) -> Bool[Array, " ..."]:
-        a, b = jnp.abs(g) / self._length(theta).astype(g.dtype), jnp.abs(w)
-        return jnp.minimum(a, b) >= UNDECIDED * jnp.maximum(a, b)
-
     def _length(self, theta: Params) -> Scalar:
         length = jnp.maximum(norm(theta.theta), self.loss.units.length)
         return jnp.where(length > 0, length, 1)
@@ -238,9 +234,13 @@ class KKT(AbstractCondition):
         *_, g = scaled(self.loss, theta.theta)
         if not jax.tree.leaves(g):
             return None
-        found = jax.tree.map(
-            lambda g, w: jnp.any(self._is_undecided(theta, g, w)), g, theta.multipliers.inequality
-        )
+        length = self._length(theta)
+
+        def undecided(g, w):
+            a, b = jnp.abs(g) / length.astype(g.dtype), jnp.abs(w)
+            return jnp.any(jnp.minimum(a, b) >= UNDECIDED * jnp.maximum(a, b))
+
+        found = jax.tree.map(undecided, g, theta.multipliers.inequality)
         return jnp.any(jnp.stack(jax.tree.leaves(found)))
 
     def descends(self, theta: Params) -> Bool[Array, ""] | None:
@@ -257,17 +257,14 @@ class KKT(AbstractCondition):
             return ravel_pytree(scaled(self.loss, cast(unravel(flat), dtypes))[2:])[0]
 
         *_, h, g = scaled(self.loss, theta.theta)
-        # Where it is not certain, a constraint is held to bind: that leaves fewer ways down.
-        binds = jax.tree.map(
-            lambda g, w: (
-                (jnp.abs(w) >= jnp.abs(g) / self._length(theta).astype(g.dtype))
-                | self._is_undecided(theta, g, w)
-            ),
-            g,
-            theta.multipliers.inequality,
-        )
+        length = self._length(theta)
+
+        def binds(g, w):  # or may: that leaves fewer ways down
+            return jnp.abs(w) >= UNDECIDED * jnp.abs(g) / length.astype(g.dtype)
+
+        bound = jax.tree.map(binds, g, theta.multipliers.inequality)
         held = jax.tree.map(lambda h: jnp.ones(h.shape, bool), h)
-        return descends(gradient, constraints, ravel_pytree((held, binds))[0], flat)
+        return descends(gradient, constraints, ravel_pytree((held, bound))[0], flat)
 
 
 def _pairs(multipliers: Multipliers, h: PyTree, g: PyTree) -> list[tuple[PyTree, PyTree]]:

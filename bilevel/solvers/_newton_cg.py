@@ -132,18 +132,18 @@ class NewtonCG(AbstractMinimiser):
         distance = jnp.where(whole, relative * inexact, relative)
         better = (size < 0.9 * state.smallest) | (state.value - value > rounding)
         better = better | (state.count == 0)
-        curvature = norm(solved.v).astype(dtype) / jnp.where(size > 0, size, 1).astype(dtype)
-        curvature = jnp.where(sound, curvature, state.inverse_curvature)
+        flattest = norm(solved.v).astype(dtype) / jnp.where(size > 0, size, 1)
+        flattest = jnp.where(sound, flattest, state.inverse_curvature)
         # A fall that no curvature ends may go on for ever.
         endless = ~sound & down & (value - found.value > rounding)
-        curvature = jnp.where(endless, jnp.finfo(dtype).max, curvature)
+        flattest = jnp.where(endless, jnp.finfo(dtype).max, flattest)
         return _State(
             moved,
             value.astype(dtype),
             size,
             first,
             jnp.where(stay, 0, distance),
-            curvature,
+            flattest,
             jnp.minimum(size, state.smallest),
             jnp.where(better, 0, state.stalled + 1),
             state.count + 1,

@@ -31,10 +31,11 @@ def systems(read: Read) -> list[str]:
         "Nothing is selected, and test images are asked once, by networks at the end of their "
         "training. Mean and deviation are over seeds, of the mean over the networks of each. A "
         "short time favours what converges fast: DC, which begins as noise where the others here "
-        "begin as real images, takes some 30 iterations on digits at 10 images a class, its paper "
-        "1,000. What only chooses images takes no steps, and its seconds have no bound. On MNIST "
-        "MTT is left out: its trajectories alone take many times the time of the others. The "
-        "paper's figures are by the authors' own networks and recipes, after hours on a card. "
+        "begin as real images, takes some 30 iterations on digits at 10 images a class, and 15 on "
+        "MNIST, its paper 1,000. What only chooses images takes no steps, and its seconds have no "
+        "bound. On MNIST MTT is left out: its trajectories alone take many times the time of the "
+        "others. The paper's figures are by the authors' own networks and recipes, after hours on "
+        "a card. "
         "(`benchmarks/systems.py`)",
         *parts,
     ]
