@@ -59,9 +59,9 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     data, distilled = load("cifar10"), DistilledSet.load_npz(arguments.path)
+    ours = by_our_judge(arguments, data, distilled)
     with tempfile.TemporaryDirectory() as folder:
         theirs = by_dd_ranking(arguments, data, distilled, Path(folder))
-    ours = by_our_judge(arguments, data, distilled)
     settings = {name: getattr(arguments, name) for name in ("epochs", "runs", "width", "steps")}
     kind = {"name": arguments.path.stem, "images": len(distilled.images)}
     write("dd_ranking", {"set": kind, "settings": settings, "DD-Ranking": theirs, "ours": ours})
@@ -111,9 +111,9 @@ def by_our_judge(
         evaluation=EvaluationConfig(width=arguments.width, repeats=arguments.runs,
                                     labels="hard", steps=arguments.steps),
     )  # fmt: skip
+    chosen = Distillation(config, data).distilled()
     config = resolve(config, data.image_shape, data.classes)
     found = judge(config, hold(data, distilled.preprocessor), distilled)
-    chosen = Distillation(config, data).distilled()
     by_chance = judge(config, hold(data, chosen.preprocessor), chosen)
     return {"set": [100 * x for x in found], "random": [100 * x for x in by_chance]}
 

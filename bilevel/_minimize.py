@@ -70,8 +70,9 @@ def minimize(
         has_aux: whether `outer` returns `(scalar, aux)`; the last `aux` is in the `Minimum`'s
             `hypergradient`.
         inner_has_aux: whether `inner` returns `(scalar, aux)`.
-        callback: called with an `OuterStep` after each step; `print` will do. It ends the
-            minimisation where it returns True.
+        callback: called with an `OuterStep` after each step; `print` will do. Where it
+            returns True it ends the minimisation there and then, with the hypergradient of that
+            step, which is no more accurate than the progress asked for.
         throw: "raise" or "warn" where it failed, or "ignore" it and read the result.
 
     Returns:
@@ -139,18 +140,16 @@ def _run(problem: Outer, max_steps, callback, throw) -> Minimum:
     result = None
     while result is None:
         steps = len(descent.values)
-        if steps > max_steps:
-            result = Result.outer_max_steps_reached
-            break
-        result = descent.advance()
-        if (
-            callback is not None
-            and len(descent.values) > steps
-            and callback(descent.told()) is True
-        ):
+        result = Result.outer_max_steps_reached if steps > max_steps else descent.advance()
+        moved = len(descent.values) > steps
+        ended = moved and callback is not None and callback(descent.told()) is True
+        if ended:
             result = Result.successful if descent.quiet else Result.not_judged
-    if not descent.exact:
-        descent.look_again(problem.exactly(descent.flat, descent.now))
+        if result is None or result == Result.not_judged or descent.exact:
+            continue
+        descent.look_exactly()
+        if result == Result.successful and descent.steep():  # a rough gradient had hidden it
+            result = Result.not_judged if ended else None
     h = descent.now.h
     inner = h.inner.result
     if result == Result.successful and inner == Result.not_judged and descent.settled():

@@ -21,6 +21,7 @@ from ._result import Result, failed
 from ._stationarity import near_enough, step_to_stop_at
 from ._tree import cast, coarsest, dtypes_of, is_wide, wide_dtype, widen
 from ._tree import norm as tree_norm
+from ._units import Units
 from .inverse_hvp import CG, Equilibration
 from .inverse_hvp._base import default_rtol
 from .inverse_hvp._equilibration import Scaling
@@ -30,10 +31,6 @@ from .solvers import NewtonCG
 
 LOOSEST = 0.05
 """The relative error of hypergradients far from the minimum."""
-SLOW = 40
-"""Steps of conjugate gradients from which on other units of theta are tried."""
-PAYS = 0.7
-"""The part of the steps before that they may take, to be kept."""
 
 
 class Losses(eqx.Module):
@@ -110,8 +107,9 @@ class Outer:
         with `base` asks for.
         """
         step = self.still if step is None else step
+        closer = 1.0
         while True:
-            inner_rtol = max(self.share * self.accuracy, self.exact[1])
+            inner_rtol = max(closer * self.share * self.accuracy, self.exact[1])
             look = self._compute((flat, step, share), self.accuracy, inner_rtol)
             apart = 0.1 * abs(look.value) if base is None else abs(look.value - base)
             # Where theta is many of its lengths away, the first order says too little.
@@ -123,6 +121,10 @@ class Outer:
             lost = self.solver is not None and look.vague and change > max(abs(base or 0.0), known)
             if base is not None and (lost or look.rounding > max(abs(base), 0.1 * known)):
                 return dataclasses.replace(look, value=float("inf"))  # error, and no more
+            if look.broken and not best and np.isfinite(look.distance):
+                # At a saddle, perhaps, where a closer look sees the way down.
+                self.theta, closer = look.h.theta, 0.1 * closer
+                continue
             if (look.broken or unsure) and self.units is not None and self.units.insist():
                 continue
             if (look.broken or unsure) and self.theta is not self.home[0]:
@@ -203,28 +205,6 @@ class Outer:
         said = bool(broken), bool(vague)
         numbers = value, change, distance, norm, slope, rounding
         return Look(h, there, *numbers, *said, gradient, free)
-
-
-class Units:
-    """Whether conjugate gradients had better search theta in units of the rows of the Hessian."""
-
-    def __init__(self):
-        self.pay, self.plain, self.needed = False, 0, False
-
-    def insist(self) -> bool:
-        """From a solve on that failed without them; whether that is news."""
-        news = not self.needed
-        self.pay = self.needed = True
-        return news
-
-    def follow(self, steps: int) -> None:
-        """After a solve that took so many steps: try, keep, or leave them."""
-        if self.needed:
-            return
-        if not self.pay and steps > max(SLOW, 2 * self.plain):
-            self.pay, self.plain = True, steps
-        elif self.pay and steps > PAYS * self.plain:
-            self.pay = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,8 @@ class Minimum(eqx.Module):
         psi: the outer variables, shaped like psi0.
         theta: the solution of the inner problem there, shaped like theta0.
         value: the outer loss there; a scalar.
-        hypergradient: the `Hypergradient` there, solved to full precision, with the records of
-            the inner problem and of the adjoint.
+        hypergradient: the `Hypergradient` there, solved to full precision unless the callback
+            ended it, with the records of the inner problem and of the adjoint.
         steps: how many steps of psi were taken.
         evaluations: how many hypergradients were computed.
         values: the outer loss at psi0 and after each step; shape (steps + 1,).
@@ -105,6 +105,15 @@ class Descent:
             self.problem.settle(now)
             self.values[-1], self.norms[-1] = now.value, now.norm
 
+    def look_exactly(self) -> None:
+        self.look_again(self.problem.exactly(self.flat, self.now))
+        self.exact = True
+
+    def steep(self) -> bool:
+        """Whether the value certainly falls from here."""
+        enough = 100 * self.problem.little(self.now)
+        return self.now.norm > 0 and -self.direction()[1] / 2 > enough
+
     def forget(self) -> None:
         self.curvature = Curvature.empty(len(self.curvature.steps), self.flat)
 
@@ -134,8 +143,7 @@ class Descent:
         if -slope / 2 <= little and self.exact:
             return Result.successful
         if -slope / 2 <= little and self.quiet:
-            self.look_again(self.problem.exactly(self.flat, self.now))
-            self.exact = True
+            self.look_exactly()
             return None
         if self.exact:
             self.problem.sharpen()

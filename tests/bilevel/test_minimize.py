@@ -192,6 +192,8 @@ def test_steps_are_told_and_may_be_ended(capsys):
     found = minimize(error, ridge, psi0, theta0, callback=twice, **args)
     assert found.steps == len(told) == 2
     np.testing.assert_array_equal(found.psi, told[-1].psi)
+    assert found.evaluations == told[-1].evaluations, "there and then"
+    assert found.result == Result.not_judged
 
 
 def test_steps_that_run_out_are_said_and_nothing_is_lost():

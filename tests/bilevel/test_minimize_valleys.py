@@ -1,5 +1,6 @@
 """Where `minimize` may go astray: other valleys, values that are all rounding, small gradients."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel import Result, minimize
+from bilevel import Result, _outer, minimize
 
 
 def wells(theta, psi):
@@ -27,6 +28,43 @@ def test_a_step_too_long_does_not_leave_theta_in_another_valley(target, start):
     found = minimize(outer, wells, psi, jnp.ones(3), throw="ignore")
     assert found.result == Result.successful
     np.testing.assert_allclose(found.theta, target, rtol=1e-3)
+
+
+def over_a_saddle(theta, psi):
+    """A saddle at a = 0, where Newton's method for b alone takes theta first."""
+    well = jnp.sum((theta["a"] ** 2 - 1) ** 2) / 4
+    return 10 * jnp.sum((theta["b"] - psi) ** 2) + well + jnp.vdot(theta["a"], theta["b"]) / 100
+
+
+def from_two_and_one(theta, psi):
+    return jnp.sum((theta["b"] - 2) ** 2) + jnp.sum((theta["a"] - 1) ** 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_solve_that_stopped_at_a_saddle_goes_on(size, dtype):
+    with jax.enable_x64(dtype is np.float64):
+        theta = {"a": jnp.full(size, 1e-3, dtype), "b": jnp.zeros(size, dtype)}
+        psi = jnp.full(size, 1.5, dtype)
+        found = minimize(from_two_and_one, over_a_saddle, psi, theta, throw="ignore")
+    assert found.result == Result.successful
+    np.testing.assert_allclose(found.theta["b"], 2, atol=0.01)
+    np.testing.assert_allclose(found.theta["a"], -1, atol=0.02)
+
+
+def test_a_gradient_that_was_zero_for_want_of_accuracy_is_no_end(monkeypatch):
+    compute = _outer.Outer._compute
+
+    def blind(self, place, rtol, inner_rtol, verify=False):
+        look = compute(self, place, rtol, inner_rtol, verify)
+        if verify or not jnp.array_equal(place[0], self.start):
+            return look
+        return replace(look, gradient=0 * look.gradient, norm=0.0)
+
+    monkeypatch.setattr(_outer.Outer, "_compute", blind)
+    one = jnp.ones(1)
+    found = minimize(from_two_and_one, over_a_saddle, one, {"a": one, "b": one})
+    np.testing.assert_allclose(found.theta["b"], 2, atol=0.01)
 
 
 def squares(theta, psi, x, y):
