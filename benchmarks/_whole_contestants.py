@@ -100,7 +100,9 @@ def optimistix_bfgs(problem: Whole) -> Callable[[Whole, float], Track]:
     import optimistix
 
     solver = optimistix.LBFGS(rtol=1e-6, atol=1e-6)
-    adjoint = optimistix.ImplicitAdjoint(linear_solver=lineax.CG(rtol=1e-6, atol=1e-6))
+    # Where the Hessian is indefinite it would go on for hours.
+    linear = lineax.CG(rtol=1e-6, atol=1e-6, max_steps=1000)
+    adjoint = optimistix.ImplicitAdjoint(linear_solver=linear)
 
     def value(psi, theta, inner_args, outer_args):
         found = optimistix.minimise(
