@@ -63,7 +63,8 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         theirs = by_dd_ranking(arguments, data, distilled, Path(folder))
     settings = {name: getattr(arguments, name) for name in ("epochs", "runs", "width", "steps")}
-    kind = {"name": arguments.path.stem, "images": len(distilled.images)}
+    told = ("method", "iterations", "width", "processor_seconds")
+    kind = {"images": len(distilled.images)} | {name: distilled.provenance[name] for name in told}
     write("dd_ranking", {"set": kind, "settings": settings, "DD-Ranking": theirs, "ours": ours})
     rows = []
     for name, found in (("DD-Ranking", theirs), ("ours", ours)):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ._paper import NAMES
-from ._writing import OPEN, Read, spread, table
+from ._writing import OPEN, Read, counted, spread, table
 
 
 def continual(read: Read) -> list[str]:
@@ -32,11 +32,7 @@ def _one(dataset: str, found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     return [
         f"{NAMES[dataset]}: width {asked['width']}, batch {asked['batch']}, "
-        f"{asked['iterations']} meta-iterations a task, {_count(len(asked['seeds']), 'seed')}, "
-        f"{_count(asked['networks'], 'network')} each. Columns: classes seen.",
+        f"{asked['iterations']} meta-iterations a task, {counted(len(asked['seeds']), 'seed')}, "
+        f"{counted(asked['networks'], 'network')} each. Columns: classes seen.",
         table(["memory", "images per class", *map(str, found["classes seen"])], rows),
     ]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

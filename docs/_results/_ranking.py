@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from ._writing import OPEN, Read, on, short, spread, table
+from ._writing import OPEN, Read, counted, on, short, spread, table
 
 
 def ranking(read: Read) -> list[str]:
@@ -16,15 +16,19 @@ def ranking(read: Read) -> list[str]:
     found = read("dd_ranking")
     if found is None:
         return [*parts, f"{OPEN.capitalize()}."]
-    asked, rows = found["settings"], []
+    asked, of, rows = found["settings"], found["set"], []
     for judge in ("DD-Ranking", "ours"):
-        of = found[judge]
-        gain = fmean(of["set"]) - fmean(of["random"])
-        rows.append([judge, spread(of["set"]), spread(of["random"]), f"{gain:+.1f}"])
+        met = found[judge]
+        gain = fmean(met["set"]) - fmean(met["random"])
+        rows.append([judge, spread(met["set"]), spread(met["random"]), f"{gain:+.1f}"])
     return [
         *parts,
-        f"`{found['set']['name']}`, {short(found['set']['images'])} images{on(found)}: "
-        f"{asked['epochs']} epochs of DD-Ranking's, by default 300, and its last one counts; ours "
-        f"of width {asked['width']}, {short(asked['steps'])} steps; {asked['runs']} networks each.",
+        f"The set: {of['images']} images by {of['method'].upper()}, "
+        f"{short(of['iterations'])} meta-iterations at width {of['width']}, "
+        f"{short(of['processor_seconds'])} s of all processors{on(found)}. DD-Ranking's networks "
+        f"trained for {asked['epochs']} epochs, by default 300, of which the last one counts; ours "
+        f"of width {asked['width']}, {short(asked['steps'])} steps; "
+        f"{counted(asked['runs'], 'network')} each. Distilled images suit the kind of network that "
+        "they were made with, here one without normalisation.",
         table(["judge", "the set, %", "random images, %", "improvement"], rows),
     ]

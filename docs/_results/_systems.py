@@ -4,7 +4,7 @@ from statistics import fmean
 from typing import Any
 
 from ._paper import NAMES, TABLE_2
-from ._writing import OPEN, Read, on, spread, table
+from ._writing import OPEN, Read, counted, on, spread, table
 
 ROWS = (("digits", 1), ("digits", 10), ("mnist", 1), ("mnist", 10), ("cifar10", 10))
 TOLD = tuple(
@@ -84,8 +84,7 @@ def _over_seeds(records: list[dict[str, Any]], key: str) -> str | None:
 
 def _count(counts: set[int], what: str) -> str:
     low, high = min(counts, default=0), max(counts, default=0)
-    number = str(low) if low == high else f"{low} to {high}"
-    return f"{number} {what}{'' if number == '1' else 's'}"
+    return counted(low, what) if low == high else f"{low} to {high} {what}s"
 
 
 def _order(

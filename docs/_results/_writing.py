@@ -18,6 +18,10 @@ def where(row: str) -> str:
     return f"{NAMES[dataset]}, {ipc}"
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def spread(figures: Sequence[float], digits: int = 1) -> str:
     if len(figures) == 1:
         return f"{figures[0]:.{digits}f}"
