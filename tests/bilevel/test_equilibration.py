@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bilevel import Result, hypergradient, minimize
-from bilevel._outer import PAYS, SLOW, Units
+from bilevel._units import PAYS, SLOW, Units
 from bilevel.inverse_hvp import CG, Equilibration
 from bilevel.solvers import NewtonCG
 
