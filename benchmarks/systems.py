@@ -153,12 +153,15 @@ def distil_all(
     held[:] = [r for r in held if (r["method"], r["seed"]) not in wanted]
     if arguments.clock == "processor":
         # All seeds of a method in a row, as they share what is compiled, and its pilot.
+        compiled: set[str] = set()
         for method, seed in wanted:
             known = [r["planned"] for r in held if r["method"] == method]
-            yield from race(arguments, data, seed, [method], known[0] if known else None)
+            planned = known[0] if known else None
+            yield from race(arguments, data, seed, [method], planned, method in compiled)
+            compiled.add(method)
     else:
         for seed in arguments.seeds:
-            yield from race(arguments, data, seed, [m for m, s in wanted if s == seed], None)
+            yield from race(arguments, data, seed, [m for m, s in wanted if s == seed])
 
 
 def _found(records: list[dict[str, Any]], method: str, seed: int) -> bool:
@@ -178,10 +181,15 @@ def settings(arguments: Arguments, method: str, seed: int) -> RunConfig:
 
 
 def race(
-    arguments: Arguments, data: ImageData, seed: int, methods: list[str], known: int | None
+    arguments: Arguments,
+    data: ImageData,
+    seed: int,
+    methods: list[str],
+    known: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """A record of each method, when all have had their time; `known`: the run's length, where a
-    pilot has found it.
+    pilot has found it; `compiled`: whether this process has run the method before.
     """
     runs: dict[str, Distillation] = {}
     compilation: dict[str, float] = {}
@@ -189,12 +197,12 @@ def race(
     for method in methods:
         config = settings(arguments, method, seed)
         if method not in CHOSEN:
-            iterations, compilation[method] = (known, 0.0) if known else pilot(
-                arguments, data, config)  # fmt: skip
-            config = replace(config, iterations=iterations)
+            found = None if compiled else pilot(arguments, data, config)
+            iterations, compilation[method] = found or (known, 0.0)
+            config = replace(config, iterations=known or iterations)
         runs[method] = Distillation(config, data)
         clock[method] = prepared_in(arguments, runs[method])
-        if runs[method].total and not known:
+        if runs[method].total and not compiled:
             step(arguments, Distillation(config, data), runs[method].prepared)
     preparation = dict(clock)
     while behind := [

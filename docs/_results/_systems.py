@@ -29,7 +29,8 @@ def systems(read: Read) -> list[str]:
         "and that of later work (128 channels in every layer, instance normalisation); those of "
         "table 3 (ResNet-18 and VGG-11 with batch normalisation, AlexNet) where they were asked. "
         "Nothing is selected, and test images are asked once, by networks at the end of their "
-        "training. Mean and deviation are over seeds, of the mean over the networks of each. A "
+        "training. Mean and deviation are over seeds, of the mean over the networks of each; a "
+        "figure without a deviation is of one seed. A "
         "short time favours what converges fast: DC, which begins as noise where the others here "
         "begin as real images, takes some 30 iterations on digits at 10 images a class, and 15 on "
         "MNIST, its paper 1,000. What only chooses images takes no steps, and its seconds have no "
@@ -55,7 +56,8 @@ def _one(title: str, row: str, found: dict[str, Any]) -> list[str]:
             name, *(_over_seeds(own, key) for key in told),
             f"{fmean(r['iterations'] for r in own):.0f}",
             f"{fmean(r['seconds'] for r in own):.0f}",
-            None if memory is None else f"{memory / 1e6:.0f}", paper.get(name),
+            None if memory is None else f"{memory / 1e6:.0f}",
+            *([paper.get(name)] if paper else []),
         ])  # fmt: skip
     if told:
         rows.sort(key=lambda row: float((row[1] or "0").split()[0]))
@@ -68,7 +70,7 @@ def _one(title: str, row: str, found: dict[str, Any]) -> list[str]:
         f"{name}: width {judge['width'] or 'its own'}, {judge['steps']} steps"
         for name, judge in judges.items()
     )
-    heads = ["system", *told, "iterations", "seconds", "MB", "in the paper"]
+    heads = ["system", *told, "iterations", "seconds", "MB", *(["in the paper"] if paper else [])]
     return [
         f"{title}: {one['budget']:.0f} {clock} for each, compilation not counted{on(found)}; "
         f"{_count(seeds, 'seed')}, {_count(networks, 'network')} a set by each judge ({said}).",
