@@ -103,7 +103,7 @@ def optimistix_bfgs(problem: Whole) -> Callable[[Whole, float], Track]:
     import optimistix
 
     solver = optimistix.LBFGS(rtol=1e-6, atol=1e-6)
-    # Its Hessian is indefinite on the way, where it would go on for a quarter of an hour and more.
+    # Its Hessian is indefinite on the way, where one hypergradient takes more than ten minutes.
     most = 1000 if problem.name == "network cleaning" else None
     linear = lineax.CG(rtol=1e-6, atol=1e-6, max_steps=most)
     adjoint = optimistix.ImplicitAdjoint(linear_solver=linear)

@@ -59,12 +59,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     data, distilled = load("cifar10"), DistilledSet.load_npz(arguments.path)
+    told = ("method", "iterations", "width", "processor_seconds")
+    kind = {"images": len(distilled.images)} | {name: distilled.provenance[name] for name in told}
     ours = by_our_judge(arguments, data, distilled)
     with tempfile.TemporaryDirectory() as folder:
         theirs = by_dd_ranking(arguments, data, distilled, Path(folder))
     settings = {name: getattr(arguments, name) for name in ("epochs", "runs", "width", "steps")}
-    told = ("method", "iterations", "width", "processor_seconds")
-    kind = {"images": len(distilled.images)} | {name: distilled.provenance[name] for name in told}
     write("dd_ranking", {"set": kind, "settings": settings, "DD-Ranking": theirs, "ours": ours})
     rows = []
     for name, found in (("DD-Ranking", theirs), ("ours", ours)):

@@ -104,7 +104,7 @@ def whole_problems(read: Read) -> list[str]:
         had = max(row["seconds"] for row in rows.values())
         heads = [f"{name.replace('_', ' ')}, {had:.0f} s", "seconds", "compiling",
                  "lowest outer loss", ""]  # fmt: skip
-        parts += [table(heads, cells), _passed(curves)]
+        parts += [table(heads, cells), *_passed(curves)]
     if loops := read("single_loops"):
         rows = [
             [r["method"], r["of"], f"{r['steps']:,}",
@@ -120,18 +120,26 @@ def whole_problems(read: Read) -> list[str]:
     return parts
 
 
-def _passed(curves: dict[str, list[list[float]]]) -> str:
-    ours = curves["minimize"]
-    others = [point for who, curve in curves.items() if who != "minimize" for point in curve]
+def _passed(curves: dict[str, list[list[float]]]) -> list[str]:
+    """When `minimize` had what the best of the others reached, where any reached anything."""
+    ours = curves.get("minimize", [])
+    others = [
+        (seconds, value)
+        for who, curve in curves.items()
+        for seconds, value in curve
+        if who != "minimize" and math.isfinite(value)
+    ]
+    if not others:
+        return []
     lowest = min(value for _, value in others)
     level = lowest + 1e-3 * abs(lowest)
     theirs = min(seconds for seconds, value in others if value <= level)
     there = next((seconds for seconds, value in ours if value <= level), None)
     after = "never" if there is None else f"after {short(there)} s"
-    return (
+    return [
         f"The lowest of the others, {lowest:.4g}, was within 0.1 % after {short(theirs)} s; "
         f"`minimize` was there {after}."
-    )
+    ]
 
 
 def best_inverses(found: dict[str, Any] | None) -> list[str]:

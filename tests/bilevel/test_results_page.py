@@ -175,3 +175,14 @@ def test_a_page_that_is_out_of_date_is_told(results, tmp_path, monkeypatch):
     (tmp_path / "scaling.json").write_text(json.dumps(MEASURED["scaling"]))
     with pytest.raises(SystemExit, match="not what benchmarks/results gives: run python"):
         results.main()
+
+
+def test_a_whole_problem_that_the_others_failed_at_is_shown(results):
+    row = {"seconds": 9.0, "compiling": 1.0, "measures": {}}
+    rows = {"minimize": row | {"curve": [[2.0, 0.5]]}, "other": row | {"curve": [], "failed": "no"}}
+    found = {"problems": {"network": rows}}
+    text = results.page({"whole_problems": found}.get)
+    assert "| minimize | 2 |" in text and "| other | failed |" in text
+    assert "The lowest of the others" not in text
+    rows["other"]["curve"] = [[8.0, 0.6]]
+    assert "`minimize` was there after 2 s" in results.page({"whole_problems": found}.get)

@@ -51,3 +51,23 @@ def test_a_lost_set_is_made_again(systems, tmp_path):
     assert path.exists()
     records = json.loads((tmp_path / "systems_digits_1.json").read_text())["records"]
     assert len(records) == 1
+
+
+def test_each_process_compiles_a_method_once_before_its_clock_starts(
+    systems, tmp_path, monkeypatch
+):
+    pilots = []
+    pilot = systems.pilot
+
+    def counted(arguments, data, config):
+        pilots.append(config.seed)
+        return pilot(arguments, data, config)
+
+    monkeypatch.setattr(systems, "pilot", counted)
+    asked = dict(methods=("dm",), judges=(), seconds=0.2, out=tmp_path / "sets")
+    systems.main(systems.Arguments(seeds=(0, 1), **asked))
+    assert pilots == [0]
+    systems.main(systems.Arguments(seeds=(2,), **asked))
+    assert pilots == [0, 2], "a further process knows the length, and compiles all the same"
+    records = json.loads((tmp_path / "systems_digits_1.json").read_text())["records"]
+    assert len({record["planned"] for record in records}) == 1

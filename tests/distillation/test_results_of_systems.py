@@ -41,4 +41,4 @@ def test_sets_that_nobody_has_judged_yet_have_no_figures(systems):
     records = [record("dm", 0, 0.5) | {"accuracies": {}}]
     found = {"records": records, "memory": {}}
     text = "\n".join(systems(lambda name: found if name == "systems_digits_1" else None))
-    assert "| dm | 10 | 20 | – |" in text and "pairs" not in text
+    assert "| dm | 10 | 20 | – |\n" in text and "pairs" not in text
