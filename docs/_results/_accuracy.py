@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
 
-from ._paper import METHODS, NAMES, PAPER, TABLE_1, TABLE_3, TABLE_5
+from ._paper import METHODS, NAMES, PAPER, TABLE_1, TABLE_3, TABLE_5, TABLE_5_OTHERS
 from ._writing import OPEN, Read, nearest, on, percent, power, settings, spread, table, where
 
 
@@ -140,6 +140,32 @@ def attacks(read: Read) -> list[str]:
         f"{': ' + settings(found['settings']) if found else ' is open'}. The paper: 16,000 "
         "iterations, 25 networks. (`benchmarks/attack.py`)",
         table(["attacker", "distilled", "paper", "random", "paper", "real", "paper"], rows),
+        *_attacks_on_others((found or {}).get("others", {})),
+    ]
+
+
+def _attacks_on_others(others: dict[str, dict[str, Any]]) -> list[str]:
+    """A row for each other method: the paper's columns, test accuracy first."""
+    if not others:
+        return [f"The other methods of the table: {OPEN}."]
+    names = list(TABLE_5)
+    rows = []
+    for method, found in others.items():
+        networks = found["distilled"]
+        ours = {
+            name: spread([one["auc"][name] for one in networks], 2)
+            for name in names if not name.startswith("test")
+        }  # fmt: skip
+        accuracy = percent([one["test_accuracy"] for one in networks])
+        theirs = TABLE_5_OTHERS.get(method)
+        rows.append([method, accuracy, *ours.values()])
+        rows.append(["paper", *(theirs or [None] * len(names))])
+    iterations = [f"{name} {one['settings']['meta-iterations']:,}" for name, one in others.items()]
+    heads = ["threshold", "logistic regression", "MLP", "random forest", "nearest neighbours"]
+    return [
+        "Networks trained on sets of other methods, by the same recipe, under the same attackers "
+        f"(meta-iterations: {', '.join(iterations)}):",
+        table(["distilled by", "test accuracy, %", *heads], rows),
     ]
 
 

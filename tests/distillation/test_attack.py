@@ -20,9 +20,9 @@ from bilevel_distillation import (
 )
 from bilevel_distillation._app._cli import main
 from bilevel_distillation._app._console import attack_table
-from bilevel_distillation._artifacts import RunFolder
+from bilevel_distillation._artifacts import TRAINED_ON, RunFolder
 from bilevel_distillation._engine._distillation import load_data
-from bilevel_distillation._judging._attack import ATTACKS, TRAINED_ON, features, membership_auc
+from bilevel_distillation._judging._attack import ATTACKS, features, membership_auc
 from bilevel_distillation.data import load, sample
 
 TINY = RunConfig(
@@ -132,6 +132,25 @@ def test_an_attack_that_was_stopped_goes_on_to_the_same_figures(unattacked):
     assert not list(unattacked.glob("*.partial"))
 
 
+def test_some_kinds_of_training_data_can_be_asked_alone_and_others_later(
+    unattacked, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    asked = AttackConfig(unattacked, repeats=1, steps=1)
+    main(["attack", str(unattacked), "--repeats", "1", "--steps", "1", "--trained-on", "distilled"])
+    said = capsys.readouterr().out
+    assert "distilled set" in said and "random subset" not in said and "real data" not in said
+    page = report(unattacked).read_text(encoding="utf-8")
+    assert ">distilled</th>" in page and ">real data</th>" not in page
+    alone = RunFolder(unattacked).read_attack()
+    assert [len(alone.of(kind)) for kind in TRAINED_ON] == [1, 0, 0] and "real" not in str(alone)
+    whole = attack(asked)
+    assert [len(whole.of(kind)) for kind in TRAINED_ON] == [1, 1, 1]
+    assert whole.distilled == alone.distilled
+    (unattacked / "attack.json").unlink()
+    assert attack(replace(asked, trained_on=("real_data",))).real_data == whole.real_data
+
+
 def test_one_process_attacks_at_a_time(unattacked):
     lock = RunFolder(unattacked).lock_attack()
     assert lock is not None
@@ -172,6 +191,10 @@ def test_mistakes_are_said(unattacked, tmp_path):
         attack(AttackConfig(tmp_path))
     with pytest.raises(ValueError, match="real_steps=0 is too small: give 1 or more"):
         AttackConfig(tmp_path, real_steps=0)
+    with pytest.raises(ValueError, match="trained_on='guess' is not known: choose one of distil"):
+        AttackConfig(tmp_path, trained_on=("guess",))
+    with pytest.raises(ValueError, match=r"trained_on=\(\) names none: give e.g. distilled"):
+        AttackConfig(tmp_path, trained_on=())
     with pytest.raises(ValueError, match="5 members and as many held-out .* are too few"):
         membership_auc("mlp", np.zeros((5, 3)), np.zeros((50, 3)))
     with pytest.raises(ValueError, match="'guess' is not known: choose one of threshold, "):

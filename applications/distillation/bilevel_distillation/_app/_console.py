@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .._artifacts import (
-    TRAINED_ON,
     Accuracies,
     AttackResults,
     Judges,
@@ -178,10 +177,10 @@ def attack_table(results: AttackResults, title: str) -> Table:
     table = Table(title=Text(title), title_justify="left")
     table.add_column("attacker, AUC")
     names = _KINDS | {"real_data": "real data"}
-    for kind in TRAINED_ON:
+    for kind in results.kinds:
         table.add_column(names[kind], justify="right")
-    kinds = [results.of(kind) for kind in TRAINED_ON]
-    for attacker in results.distilled[0].auc:
+    kinds = [results.of(kind) for kind in results.kinds]
+    for attacker in kinds[0][0].auc:
         found = [[one.auc[attacker] for one in networks] for networks in kinds]
         table.add_row(in_words(attacker), *map(spread, found))
     table.add_section()

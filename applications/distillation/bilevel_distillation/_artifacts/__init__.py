@@ -10,7 +10,6 @@ from ._attacked import TRAINED_ON as TRAINED_ON
 from ._attacked import AttackedNetwork as AttackedNetwork
 from ._attacked import AttackResults as AttackResults
 from ._attacked import AttackSettings as AttackSettings
-from ._attacked import Kind as Kind
 from ._card import FLIP_CODE as FLIP_CODE
 from ._card import whiten_code as whiten_code
 from ._checkpoints import Checkpoints as Checkpoints

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from .._config import Kind
 from ._figures import in_words, percent, spread
 from ._reading import finite
 from ._shown import lines, table
 
-Kind = Literal["distilled", "random_subset", "real_data"]
 TRAINED_ON: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -71,20 +71,28 @@ class AttackResults:
 
     def _rows(self) -> list[list[str]]:
         """A row for each attacker, and one for the test accuracy; a column for each kind."""
-        kinds = [self.of(kind) for kind in TRAINED_ON]
+        kinds = [self.of(kind) for kind in self.kinds]
         names = dict.fromkeys(name for networks in kinds for one in networks for name in one.auc)
         rows = [
-            [in_words(name), *(_over([one.auc[name] for one in networks]) for networks in kinds)]
+            [in_words(name), *(spread([one.auc[name] for one in networks]) for networks in kinds)]
             for name in names
         ]
         found = [[one.test_accuracy for one in networks] for networks in kinds]
-        return [*rows, ["test accuracy", *(percent(one) if one else "" for one in found)]]
+        return [*rows, ["test accuracy", *map(percent, found)]]
+
+    def _header(self) -> tuple[str, ...]:
+        return ("attacker, AUC", *(_NAMES[kind] for kind in self.kinds))
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What the networks that are here were trained on."""
+        return tuple(kind for kind in TRAINED_ON if self.of(kind))
 
     def __str__(self) -> str:
-        return lines(_HEADER, self._rows())
+        return lines(self._header(), self._rows())
 
     def _repr_html_(self) -> str:
-        return table("", _HEADER, self._rows())
+        return table("", self._header(), self._rows())
 
     def of(self, kind: Kind) -> tuple[AttackedNetwork, ...]:
         """The networks trained on one kind of data."""
@@ -115,11 +123,11 @@ class AttackResults:
         return cls(settings, **kinds)
 
 
-_HEADER = ("attacker, AUC", "distilled set", "random subset, same size", "real data")
-
-
-def _over(figures: list[float]) -> str:
-    return spread(figures) if figures else ""
+_NAMES: dict[Kind, str] = {
+    "distilled": "distilled set",
+    "random_subset": "random subset, same size",
+    "real_data": "real data",
+}
 
 
 def _networks(kind: Kind, found: Any) -> tuple[AttackedNetwork, ...]:

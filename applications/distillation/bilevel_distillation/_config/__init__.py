@@ -9,6 +9,7 @@ from ._run import RunConfig as RunConfig
 from ._tools import AttackConfig as AttackConfig
 from ._tools import EvaluateConfig as EvaluateConfig
 from ._types import INITS as INITS
+from ._types import Kind as Kind
 from ._types import Optimiser as Optimiser
 from ._types import Storage as Storage
 from ._types import Trainer as Trainer

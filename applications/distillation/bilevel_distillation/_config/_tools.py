@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 
 from ..networks import GROUP, NETWORKS, NormName, check_name
 from ._checks import at_least_one, not_negative, one_of
 from ._evaluation import EvaluationConfig
-from ._types import AsDistilled, JudgeName, LabelName, Network, Open, RecipeName
+from ._types import AsDistilled, JudgeName, Kind, LabelName, Network, Open, RecipeName
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,7 @@ class AttackConfig:
     Attributes:
         path: a run's folder.
         repeats: networks on the distilled set, on random subsets and on the real images, each.
+        trained_on: which of the three: distilled, random_subset, real_data.
         steps: their training steps; by default those of the run's evaluation.
         real_steps: of those on the real images; by default as many.
         seed: of the networks and the attackers.
@@ -165,11 +166,16 @@ class AttackConfig:
 
     path: Annotated[Path, tyro.conf.Positional]
     repeats: int = 5
+    trained_on: tuple[Kind, ...] = get_args(Kind)
     steps: Open[int] = None
     real_steps: Open[int] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for kind in self.trained_on:
+            one_of("trained_on", kind, Kind)
+        if not self.trained_on:
+            raise ValueError("trained_on=() names none: give e.g. distilled.")
         for name in ("repeats", "steps", "real_steps"):
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))

@@ -27,6 +27,7 @@ JudgeName = Literal["paper", "wide-instance"]
 LossName = Literal["squared", "cross-entropy"]
 Trainer = Literal["adam", "sgd"]
 RecipeName = Literal["common", "own"]
+Kind = Literal["distilled", "random_subset", "real_data"]
 
 
 def _named(names: Iterable[str]) -> Any:

@@ -12,15 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._artifacts import (
-    TRAINED_ON,
     AttackedNetwork,
     AttackResults,
     AttackSettings,
     DistilledSet,
-    Kind,
     RunFolder,
 )
-from .._config import AttackConfig, RunConfig
+from .._config import AttackConfig, Kind, RunConfig
 from .._engine import judging_maker, load_data
 from .._problem import Coreset, centred_one_hot, choose_per_class
 from .._running import Reporter, part_size, portions
@@ -36,7 +34,8 @@ def attack(asked: AttackConfig, reporter: Reporter | None = None) -> AttackResul
     """Try to tell the images that a run distilled from held-out ones, by what networks answer.
 
     Networks are trained by the run's evaluation recipe (a) on the distilled set, (b) on a random
-    subset of the same size, a new one for each network, (c) on all real images that the run saw.
+    subset of the same size, a new one for each network, (c) on all real images that the run saw,
+    or by some of the three (`trained_on`).
     Five attackers then see a network's outputs on those images (members) and on as many held-out
     ones, and are judged by their AUC: 0.5 is guessing, 1 is knowing. Section 4.5 and appendix B of
     the RCIG paper, table 5.
@@ -85,11 +84,12 @@ def _attack(
         seed=asked.seed,
     )
     results = _begun(folder, settings)
-    done = sum(len(results.of(kind)) for kind in TRAINED_ON)
-    reporter.begin("attacking", max(done, len(TRAINED_ON) * asked.repeats), done)
+    kinds = tuple(dict.fromkeys(asked.trained_on))
+    done = sum(len(results.of(kind)) for kind in kinds)
+    reporter.begin("attacking", max(done, len(kinds) * asked.repeats), done)
     scene = _Scene(config, data, distilled, asked.seed, count)
     for i in range(asked.repeats):
-        for kind in TRAINED_ON:
+        for kind in kinds:
             if i < len(results.of(kind)):
                 continue
             network = scene.train(kind, real_steps if kind == "real_data" else steps, i)

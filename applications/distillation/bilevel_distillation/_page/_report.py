@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from .._artifacts import (
-    TRAINED_ON,
     Accuracies,
     DistilledSet,
     RunFolder,
@@ -200,8 +199,8 @@ def _attack(folder: RunFolder) -> dict[str, Any] | None:
     results = folder.read_attack()
     if results is None:
         return None
-    kinds = [results.of(kind) for kind in TRAINED_ON]
-    if not all(kinds):  # an attack that has only begun
+    kinds = [results.of(kind) for kind in results.kinds]
+    if not kinds:  # an attack that has only begun
         return None
     rows = [
         (in_words(name), [spread([one.auc[name] for one in kind]) for kind in kinds])
@@ -209,6 +208,7 @@ def _attack(folder: RunFolder) -> dict[str, Any] | None:
     ]
     accuracies = [percent([one.test_accuracy for one in kind]) for kind in kinds]
     return {
+        "kinds": [kind.replace("_", " ") for kind in results.kinds],
         "rows": [*rows, ("test accuracy", accuracies)],
         "networks": [len(kind) for kind in kinds],
         "members": results.settings.members,
