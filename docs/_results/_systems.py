@@ -77,9 +77,32 @@ def _one(title: str, row: str, found: dict[str, Any]) -> list[str]:
         f"{title}: {one['budget']:.0f} {clock} for each, compilation not counted{on(found)}; "
         f"{_count(seeds, 'seed')}, {_count(networks, 'network')} a set by each judge ({said}).",
         table(heads, rows),
+        *_not_better(of, told),
         *_order(of, paper, told),
         *_by_others(title, of, [key for key in asked if key not in told]),
     ]
+
+
+def _not_better(of: dict[str, list[dict[str, Any]]], told: list[str]) -> list[str]:
+    """Which systems random images stand beside or above, judged on sets of the same seeds."""
+    found = []
+    for name, own in of.items():
+        keys = [
+            key for key in told
+            if (pairs := _beside(own, of.get("random", []), key)) and fmean(pairs) <= 0
+        ]  # fmt: skip
+        if keys and name != "random":
+            found.append(f"{name} ({'; '.join(keys)})")
+    return [f"Not better than random images: {', '.join(found)}."] if found else []
+
+
+def _beside(own: list[dict[str, Any]], random: list[dict[str, Any]], key: str) -> list[float]:
+    """By how much more, for each seed that both have."""
+    theirs = {r["seed"]: fmean(r["accuracies"][key]) for r in random if key in r["accuracies"]}
+    return [
+        fmean(r["accuracies"][key]) - theirs[r["seed"]]
+        for r in own if key in r["accuracies"] and r["seed"] in theirs
+    ]  # fmt: skip
 
 
 def _by_others(title: str, of: dict[str, list[dict[str, Any]]], told: list[str]) -> list[str]:

@@ -60,6 +60,17 @@ def test_networks_of_other_kinds_have_a_table_of_their_own(systems):
     assert "the same sets" not in "\n".join(systems(lambda name: None))
 
 
+def test_what_random_images_beat_is_said_by_the_seeds_that_both_have(systems):
+    records = [record("random", 0, 0.3), record("random", 1, 0.9), record("bptt", 0, 0.3),
+               record("dm", 0, 0.4), record("dm", 1, 0.9), record("dsa", 2, 0.1)]  # fmt: skip
+    found = {"records": records, "memory": {}}
+    text = "\n".join(systems(lambda name: found if name == "systems_digits_1" else None))
+    assert text.count("Not better") == 1
+    assert "Not better than random images: bptt (paper, soft)." in text
+    found = {"records": records[3:], "memory": {}}
+    assert "Not better" not in "\n".join(systems(lambda name: found))
+
+
 def test_attacks_on_other_methods_stand_above_the_paper_s_figures(monkeypatch):
     attacks = section(monkeypatch, "_accuracy", "attacks")
     names = ("threshold", "logistic_regression", "mlp", "random_forest", "nearest_neighbours")
