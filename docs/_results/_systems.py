@@ -64,22 +64,17 @@ def _one(title: str, row: str, found: dict[str, Any]) -> list[str]:
     if told:
         rows.sort(key=lambda row: float((row[1] or "0").split()[0]))
     seeds = {len(own) for own in of.values()}
-    networks = {len(a) for r in records for a in r["accuracies"].values()}
+    others = [key for key in asked if key not in told]
     one = records[0]
     clock = "seconds of the processors" if one["clock"] == "processor" else "seconds"
-    judges = next((r["judges"] for r in records if r.get("judges")), {})
-    said = "; ".join(
-        f"{name}: width {judge['width'] or 'its own'}, {judge['steps']} steps"
-        for name, judge in judges.items()
-    )
     heads = ["system", *told, "seconds (iterations)", "MB", *(["in the paper"] if paper else [])]
     return [
         f"{title}: {one['budget']:.0f} {clock} for each, compilation not counted{on(found)}; "
-        f"{_count(seeds, 'seed')}, {_count(networks, 'network')} a set by each judge ({said}).",
+        f"{_count(seeds, 'seed')}, {_judged(records, told)}.",
         table(heads, rows),
         *_not_better(of, told),
         *_order(of, paper, told),
-        *_by_others(title, of, [key for key in asked if key not in told]),
+        *_by_others(title, of, others),
     ]
 
 
@@ -111,7 +106,27 @@ def _by_others(title: str, of: dict[str, list[dict[str, Any]]], told: list[str])
         return []
     rows = [[name, *(_over_seeds(own, key) for key in told)] for name, own in of.items()]
     rows.sort(key=lambda row: float((row[1] or "0").split()[0]))
-    return [f"{title}, the same sets by the networks of table 3:", table(["system", *told], rows)]
+    records = [record for own in of.values() for record in own]
+    return [
+        f"{title}, the same sets by the networks of table 3, {_judged(records, told)}:",
+        table(["system", *told], rows),
+    ]
+
+
+def _judged(records: list[dict[str, Any]], told: list[str]) -> str:
+    """How many networks of which kind."""
+    networks = {
+        len(r["accuracies"][key]) for r in records for key in told if key in r["accuracies"]
+    }
+    names = list(dict.fromkeys(key.split(",")[0] for key in told))
+    held: dict[str, Any] = {}
+    for record in records:
+        held = record.get("judges", {}) | held
+    said = "; ".join(
+        f"{name}: width {held[name]['width'] or 'its own'}, {held[name]['steps']} steps"
+        for name in names if name in held
+    )  # fmt: skip
+    return f"{_count(networks, 'network')} a set by each judge ({said})"
 
 
 def _over_seeds(records: list[dict[str, Any]], key: str) -> str | None:

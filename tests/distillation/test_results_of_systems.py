@@ -50,12 +50,15 @@ def test_sets_that_nobody_has_judged_yet_have_no_figures(systems):
 
 def test_networks_of_other_kinds_have_a_table_of_their_own(systems):
     records = [record("dm", 0, 0.6), record("random", 0, 0.3)]
+    records[0]["judges"] = records[0]["judges"] | {"vgg11": {"width": None, "steps": 5}}
     records[0]["accuracies"] |= {"wide-instance, hard": [0.4], "vgg11, hard": [0.2, 0.3]}
     found = {"records": records, "memory": {}}
     text = "\n".join(systems(lambda name: found if name == "systems_digits_1" else None))
-    first, second = text.split("the same sets by the networks of table 3:")
+    first, second = text.split("the same sets by the networks of table 3, ")
     assert "| system | paper, soft | wide-instance, hard | seconds (iterations) | MB |" in first
     assert "| dm | 61.0 | 40.0 | 20 (10) | – |" in first and "vgg11" not in first
+    assert "1 to 2 networks a set by each judge (paper: width 4, 9 steps)." in first
+    assert second.startswith("2 networks a set by each judge (vgg11: width its own, 5 steps):")
     assert "| system | vgg11, hard |" in second and "| dm | 25.0 |" in second
     assert "the same sets" not in "\n".join(systems(lambda name: None))
 
