@@ -59,6 +59,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """What replaces the presets of large runs, whose steps alone would take the time that there is."""
 
+BEGINNING: dict[str, dict[str, Any]] = {"dc": dict(init="real")}
+"""So few steps leave the noise of its preset what it is."""
+
 CHOSEN = ("random", "herding", "k-center", "el2n")
 SYSTEMS = ("rcig", "frepo", "dm", "dc", "dsa", "kip", "rfad", "bptt", "mtt", *CHOSEN)
 PILOT = 4
@@ -174,9 +177,10 @@ def set_of(arguments: Arguments, method: str, seed: int) -> Path:
 
 def settings(arguments: Arguments, method: str, seed: int) -> RunConfig:
     small = {} if arguments.dataset == "digits" else SMALL.get(method, {})
+    beginning = BEGINNING.get(method, {})
     return RunConfig(
         dataset=arguments.dataset, ipc=arguments.ipc, method=method, seed=seed,
-        **SIZES[arguments.dataset] | small,
+        **SIZES[arguments.dataset] | beginning | small,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def attacked():
     ("result", "words"),
     [
         (ACCURACIES, ("distilled set", "85.0 ± 5.0 %", "50.0 ± 0.0 %", "2")),
-        (attacked(), ("loss", "0.50", "90.0", "real data")),
+        (attacked(), ("loss", "0.50", "90.0", "distilled set")),
         (
             SweepResults({"a": SweptRun({"ipc": 1, "seed": 0}, ACCURACIES)}),
             ("ipc", "85.0 %", "50.0 %", "runs"),
