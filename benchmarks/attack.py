@@ -15,14 +15,11 @@ were stopped.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import tyro
 from _report import RESULTS, write
 
 from bilevel_distillation import AttackConfig, EvaluationConfig, RunConfig, attack, run
-
-TRAINED_ON: Final = ("distilled", "random_subset", "real_data")
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def main(arguments: Arguments) -> None:
         ),
     )  # fmt: skip
     run(config)
-    kinds = TRAINED_ON if first else TRAINED_ON[:1]
+    kinds = AttackConfig.trained_on if first else ("distilled",)
     found = attack(AttackConfig(path, repeats=a.repeats, trained_on=kinds))
     own = {
         "width": a.width,
