@@ -51,7 +51,7 @@ from bilevel_distillation.data import ImageData, load
 SIZES: dict[str, dict[str, Any]] = {
     "digits": dict(width=32, depth=2, batch_size=256),
     "mnist": dict(width=16, batch_size=256),
-    "cifar10": dict(width=16, batch_size=256),
+    "cifar10": dict(width=32, batch_size=128),
 }
 SMALL: dict[str, dict[str, Any]] = {
     "bptt": dict(init="real", coreset_rate=1e-2, inner_steps=60, window=20),
