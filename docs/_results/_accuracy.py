@@ -50,11 +50,12 @@ def accuracy(read: Read) -> list[str]:
         if ours is None:
             rows.append([where(row), OPEN, None, paper, None, None, None, None])
             continue
-        mean = f"{ours['accuracy, %']:.1f} ± {ours['deviation']:.1f}"
+        networks = _networks(ours, "accuracies")
         random, minutes = ours["random subset, %"], ours["minutes"]
         worked = ours.get("processor minutes")
-        rows.append([where(row), mean, wide(ours), paper, f"{random:.1f}", f"{minutes:.0f}",
-                     worked and f"{worked:.0f}", settings(ours["settings"])])  # fmt: skip
+        used = settings(ours["settings"] | {"networks": len(networks)})
+        rows.append([where(row), percent(networks), wide(ours), paper, f"{random:.1f}",
+                     f"{minutes:.0f}", worked and f"{worked:.0f}", used])  # fmt: skip
     commands = [ours["command"] for ours in (found or {"rows": {}})["rows"].values()
                 if "command" in ours]  # fmt: skip
     said = "\n".join(["```", *commands, "```"])
@@ -63,6 +64,7 @@ def accuracy(read: Read) -> list[str]:
         f"RCIG under a budget of minutes{on(found)}; no augmentation. \u201cOurs\u201d is judged "
         "by networks of the width that distilled, and \u201cby 128\u201d by the paper's. The "
         "paper's figure is the better one of its table 8, with and without augmentation. The "
+        "deviation is over the networks trained; a figure without one is of a single network. The "
         "minutes are of distilling, on a machine that others used too; those of the processors, "
         "all cores added up, of distilling and judging. (`benchmarks/reproduce.py`)",
         table(["data, images per class", "ours", "by 128", "paper", "random", "minutes",
@@ -71,14 +73,19 @@ def accuracy(read: Read) -> list[str]:
     ]  # fmt: skip
 
 
+def _networks(row: dict[str, Any], name: str) -> list[float]:
+    """Accuracies, as fractions, of all networks of all runs."""
+    return [one for run in row["runs"].values() for one in run[name]]
+
+
 def wide(row: dict[str, Any]) -> str | None:
     """By networks of the paper's width."""
     judged = row.get("by the wide judge")
     if row["settings"]["width"] == 128:
-        judged = row
-    elif judged is None or judged["width"] != 128:
+        return percent(_networks(row, "accuracies"))
+    if judged is None or judged["width"] != 128:
         return None
-    return f"{judged['accuracy, %']:.1f} ± {judged['deviation']:.1f}"
+    return percent(_networks(row, "by the wide judge"))
 
 
 def authors(read: Read) -> list[str]:

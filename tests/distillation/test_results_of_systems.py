@@ -90,3 +90,16 @@ def test_attacks_on_other_methods_stand_above_the_paper_s_figures(monkeypatch):
         "| dm | 85.0 ± 5.0 | 0.50 ± 0.00 | 0.51 ± 0.00 | 0.52 ± 0.00 | 0.53 ± 0.00 | 0.54 ± 0.00 |"
     )
     assert theirs.splitlines()[1].startswith("| paper | 98.3 ± 0.0 | 0.50 ± 0.00 |")
+
+
+def test_one_network_has_no_deviation(monkeypatch):
+    accuracy = section(monkeypatch, "_accuracy", "accuracy")
+    row = {"settings": {"width": 16}, "random subset, %": 50.0, "minutes": 1.0, "runs": {
+        "0": {"accuracies": [0.6], "by the wide judge": [0.5, 0.7]}},
+        "by the wide judge": {"width": 128}}  # fmt: skip
+    text = "\n".join(accuracy(lambda name: {"rows": {"mnist/1": row}}))
+    assert "| MNIST, 1 | 60.0 | 60.0 ± 10.0 | 94.7 ± 0.5 | 50.0 | 1 |" in text
+    assert "width 16, networks 1 |" in text
+    row["runs"]["1"] = {"accuracies": [0.8], "by the wide judge": [0.6, 0.6]}
+    text = "\n".join(accuracy(lambda name: {"rows": {"mnist/1": row}}))
+    assert "| MNIST, 1 | 70.0 ± 10.0 | 60.0 ± 7.1 |" in text and "networks 2 |" in text
