@@ -364,7 +364,8 @@ def show(found: dict[str, Any]) -> None:
 def over_seeds(means: list[Any]) -> str:
     if not means:
         return ""
-    return f"{np.mean(means):.1f} ± {np.std(means):.1f}"
+    deviation = f" ± {np.std(means):.1f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.1f}{deviation}"
 
 
 if __name__ == "__main__":
