@@ -107,6 +107,9 @@ def main(arguments: Arguments) -> None:
     name = f"worth_{arguments.dataset}"
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"sets": {}}
+    held, asked = found.get("settings"), said(arguments)
+    if held is not None and held != asked:
+        raise SystemExit(f"{path} holds figures of {held}, not of {asked}: move it away to begin.")
     data = load(arguments.dataset)
     for stored in all_sets(arguments, data):
         record = found["sets"].setdefault(
@@ -115,7 +118,7 @@ def main(arguments: Arguments) -> None:
         )
         for key, figures in judged(arguments, data, stored, record["judged"]):
             record["judged"][key] = figures
-            write(name, {"settings": said(arguments), "sets": found["sets"]})
+            write(name, {"settings": asked, "sets": found["sets"]})
             print(f"{stored.name:24} {key:16} {100 * np.mean(figures['accuracies']):5.1f} %",
                   flush=True)  # fmt: skip
     show(found)
