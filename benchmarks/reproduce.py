@@ -193,7 +193,6 @@ def summary(row: str, runs: dict[str, Any], arguments: Arguments) -> dict[str, A
         "processor minutes": float(np.mean([one["processor minutes"] for one in runs.values()])),
         "random subset, %": float(all_of("random subsets").mean()),
         "accuracy, %": float(ours.mean()),
-        "deviation": float(ours.std()),
         "paper, %": PAPER[dataset][int(ipc)],
         "minutes to the paper's": None if None in reached else float(np.mean(reached)),
     }
@@ -203,7 +202,6 @@ def summary(row: str, runs: dict[str, Any], arguments: Arguments) -> dict[str, A
             "width": arguments.judge_width,
             "networks": len(wide),
             "accuracy, %": float(wide.mean()),
-            "deviation": float(wide.std()),
         }
     return found | {"runs": runs}
 

@@ -153,6 +153,10 @@ def distil_all(
         for seed in arguments.seeds
         if not (_found(held, method, seed) and set_of(arguments, method, seed).exists())
     ]
+    sizes = SIZES[arguments.dataset].items()
+    if other := [r for r in held if "settings" in r and not sizes <= r["settings"].items()]:
+        raise SystemExit(f"the results hold {other[0]['settings']}, not sets of {dict(sizes)}: "
+                         "move them away to begin.")  # fmt: skip
     held[:] = [r for r in held if (r["method"], r["seed"]) not in wanted]
     if arguments.clock == "processor":
         # All seeds of a method in a row, as they share what is compiled, and its pilot.

@@ -126,8 +126,9 @@ def main(arguments: Arguments) -> None:
 
 def said(arguments: Arguments) -> dict[str, Any]:
     names = ("seconds", "networks", "steps", "width", "resnet_width", "seed")
-    width = arguments.width or systems.SIZES[arguments.dataset]["width"]
-    return {name: getattr(arguments, name) for name in names} | {"width": width}
+    distilled = systems.SIZES[arguments.dataset]["width"]
+    widths = {"width": arguments.width or distilled, "distilled_width": distilled}
+    return {name: getattr(arguments, name) for name in names} | widths
 
 
 def all_sets(arguments: Arguments, data: ImageData) -> Iterator[Stored]:

@@ -51,8 +51,8 @@ def _one(dataset: str, found: dict[str, Any]) -> list[str]:
     heads = ["set", "bytes", "seconds to make", *told]
     return [
         f"{NAMES[dataset]}{on(found)}: {asked['seconds']:.0f} processor seconds for each "
-        f"distillation at width {asked['width']}; judges of {asked['steps']} steps, the ConvNet of "
-        f"width {asked['width']}, the ResNet-18 of width {asked['resnet_width']}, "
+        f"distillation at width {asked['distilled_width']}; judges of {asked['steps']} steps, the "
+        f"ConvNet of width {asked['width']}, the ResNet-18 of width {asked['resnet_width']}, "
         f"{asked['networks']} of each. Cells: accuracy in %, and seconds to train one network.",
         table(heads, rows),
         *_crossings(sets, told),

@@ -53,6 +53,16 @@ def test_a_lost_set_is_made_again(systems, tmp_path):
     assert len(records) == 1
 
 
+def test_sets_of_another_size_are_not_joined(systems, tmp_path, monkeypatch):
+    arguments = systems.Arguments(methods=("random",), seeds=(0,), judges=(), out=tmp_path / "sets")
+    systems.main(arguments)
+    before = (tmp_path / "systems_digits_1.json").read_text()
+    monkeypatch.setitem(systems.SIZES, "digits", dict(width=4, depth=1, batch_size=20))
+    with pytest.raises(SystemExit, match="not sets of {'width': 4"):
+        systems.main(arguments)
+    assert (tmp_path / "systems_digits_1.json").read_text() == before
+
+
 def test_each_process_compiles_a_method_once_before_its_clock_starts(
     systems, tmp_path, monkeypatch
 ):

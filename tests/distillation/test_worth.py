@@ -1,6 +1,7 @@
 """What a set is worth: how it is stored and read back, how many images fit, where lines cross."""
 
 import importlib
+import json
 import runpy
 from pathlib import Path
 
@@ -90,10 +91,22 @@ def test_the_page_says_where_the_lines_cross(page):
         "random png, 4 a class": {"images": 40, "seconds": 0.0, "judged": of(400, 0.7)},
         "all data": {"images": 100, "seconds": 0.0, "judged": of(1000, 0.9)},
     }
-    settings = {"seconds": 9.0, "networks": 2, "steps": 5, "width": 2, "resnet_width": 2, "seed": 0}
+    settings = {"seconds": 9.0, "networks": 2, "steps": 5, "width": 2, "distilled_width": 3,
+                "resnet_width": 2, "seed": 0}  # fmt: skip
     found = {"settings": settings, "sets": sets}
     text = "\n".join(page["worth"](lambda name: found if name == "worth_mnist" else None))
+    assert "distillation at width 3; judges of 5 steps, the ConvNet of width 2" in text
     assert "200 bytes" in text  # 0.5 is half way from 0.3 to 0.7, by the logarithm
     assert "CIFAR-10: not measured" in text
     (picture,) = page["pictures"](lambda name: found if name == "worth_mnist" else None).values()
     assert picture.startswith("<svg") and "random png" in picture and picture.count("<path") >= 2
+
+
+@pytest.mark.parametrize("changed", [{"distilled_width": 8}, {"steps": 7}])
+def test_figures_of_other_settings_are_not_joined(worth, monkeypatch, tmp_path, changed):
+    held = worth.said(worth.Arguments()) | changed
+    (tmp_path / "worth_mnist.json").write_text(json.dumps({"settings": held, "sets": {}}))
+    monkeypatch.setattr(worth, "RESULTS", tmp_path)
+    monkeypatch.setattr(worth, "load", None)  # said before the data is read
+    with pytest.raises(SystemExit, match="worth_mnist.json holds figures of"):
+        worth.main(worth.Arguments())
